@@ -1,0 +1,49 @@
+# make demo     a first run, from nothing: environment, model, training, figures, answers
+# make test     all checks and all tests, as CI runs them
+# make check    lint, format, types, import contracts
+# make format   put the code in order
+# make clean    remove the environment and caches; runs/ stays
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check format clean openblas
+
+demo: $(INSTALLED)
+	$(BIN)/speakeasy run demo
+
+test: $(INSTALLED) openblas check
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A file rather than the folder: an installation that broke off is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is older than Python 3.11; try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[mlx,dev]'
+	touch $@
+
+# MLX's CPU build on Linux brings a slow BLAS and takes the system's OpenBLAS where there is one
+# (speakeasy_mlx/__init__.py). CI fetches it to save time; without it the tests pass all the same.
+openblas:
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && ! ldconfig -p | grep -q 'libopenblas\.so\.0'; then \
+	    { apt-get update -qq && apt-get install -y -qq libopenblas0-pthread; } >/dev/null \
+	        || echo "OpenBLAS could not be installed; MLX's tests will take longer" >&2; \
+	fi
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

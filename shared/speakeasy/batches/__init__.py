@@ -1,0 +1,1 @@
+"""From conversations to packed numpy batches, the same for both backends."""

@@ -1,0 +1,1 @@
+"""The ``speakeasy`` command, one file a command group. Nothing here imports an ML library early."""

@@ -1,0 +1,99 @@
+"""The root command: finds a command's module when it is called for, and reports errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from speakeasy import __version__
+from speakeasy.cli.common import CONTEXT_SETTINGS, emit
+from speakeasy.errors import SpeakeasyError
+
+COMMANDS = {
+    "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
+    "completion": ("speakeasy.cli.completion:completion", "Print the tab completion script."),
+    "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
+    "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
+    "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),
+    "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),
+    "train": ("speakeasy.cli.train:train", "Adapt a model to conversations with LoRA."),
+}
+"""Command name -> (module:attribute, the first sentence of its help, so that nothing is imported
+to list it; a test compares the two)."""
+
+
+class Root(click.Group):
+    """Loads commands when they are called for, and turns errors into one line and a status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def main(  # type: ignore[override]
+        self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run, and exit with 0, 1 (cannot be done), 2 (wrong usage) or 128 + signal."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **extra)
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            status = super().main(words, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except SpeakeasyError as error:
+            _fail(str(error), error.exit_status, words)
+        except click.ClickException as error:
+            _fail(_one_line(error), error.exit_code, words)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("stopped", 130, words)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.UsageError) and context is not None:
+        message += f" (see '{context.command_path} --help')"
+    return message
+
+
+def _fail(message: str, status: int, words: list[str]) -> None:
+    click.echo(f"error: {message}", err=True)
+    if "--json" in words:
+        emit({"error": message})
+    sys.exit(status)
+
+
+@click.group(cls=Root, context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__, prog_name="speakeasy")
+def main() -> None:
+    """Give a language model the voice of a region.
+
+    \b
+    First steps:
+      speakeasy doctor              what would run on this machine, and why
+      speakeasy run demo            the whole job in a few minutes, on packaged data
+      speakeasy data check FILE     is my data fit for training?
+      speakeasy train --train-file FILE --output-dir runs/first
+      speakeasy chat --run runs/first
+
+    Every command takes --json, and underscores equal dashes in option names.
+    """

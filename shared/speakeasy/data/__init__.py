@@ -1,0 +1,1 @@
+"""Conversations and raw text: from files to validated items."""

@@ -1,0 +1,107 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from speakeasy.errors import RunError, SpeakeasyError
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file: to a temporary name beside it, to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON, keys in the order given. NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A directory that appears at ``path`` only when the block ends without an error.
+
+    Yields a temporary directory beside ``path`` to write into. On an error it is removed.
+    An existing empty directory is taken as the place; a full one is refused, or with
+    ``replace`` exchanged for the new one.
+
+    Raises:
+        RunError: ``path`` holds something already.
+    """
+    if not replace and occupied(path):
+        raise RunError(f"{path}: already exists and is not empty; choose another directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        old = None
+        if replace and occupied(path):
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+            os.rename(path, old)
+        os.rename(temporary, path)
+        _fsync_directory(path.parent)
+        if old is not None:
+            shutil.rmtree(old)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def occupied(path: Path) -> bool:
+    """True when ``path`` is a file, or a directory with something in it."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def disk_errors(what: str, keep: str) -> Iterator[None]:
+    """Turn a full or read-only disk into one clear line.
+
+    Args:
+        what: what was being written.
+        keep: what is safe all the same, for the end of the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            reason = os.strerror(error.errno)
+            raise SpeakeasyError(f"{what}: {reason}; {keep}") from error
+        raise

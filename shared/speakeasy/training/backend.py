@@ -1,0 +1,250 @@
+"""What a backend is, which ones there are, and which one runs here and why.
+
+This is the only joint between the shared layer and the backends: they are found by name and
+imported when one is chosen. Shape suffixes as in ``batches/types.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from speakeasy.batches.types import PackedBatch
+from speakeasy.config import BackendName, LoraConfig, OptimizerConfig, Precision
+from speakeasy.errors import BackendError
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A Python package that a backend needs, and the line that installs it."""
+
+    module: str
+    install: str
+
+
+REGISTRY: Mapping[str, tuple[str, tuple[Requirement, ...]]] = {
+    "mlx": (
+        "speakeasy_mlx.engine",
+        (
+            Requirement("mlx", "pip install 'speakeasy-lm[mlx]'"),
+            Requirement("mlx_lm", "pip install 'speakeasy-lm[mlx]'"),
+        ),
+    ),
+    "torch": (
+        "speakeasy_torch.engine",
+        (
+            Requirement("torch", "pip install 'speakeasy-lm[torch]'"),
+            Requirement("peft", "pip install 'speakeasy-lm[torch]'"),
+        ),
+    ),
+}
+"""Backend name -> (module of its engine, what it needs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a backend would compute on.
+
+    Attributes:
+        kind: ``cuda``, ``metal`` or ``cpu``.
+        name: as a person would say it.
+        memory: bytes that a plan may use.
+        precision: what ``--precision auto`` means there, and
+        reason: why.
+    """
+
+    kind: str
+    name: str
+    memory: int
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is loaded with.
+
+    Attributes:
+        model: directory in Hugging Face format.
+        precision: type of the frozen weights and of the activations; never ``auto``.
+        lora: shape of the adapter; None for the bare model.
+        adapter: canonical LoRA tensors to start from (float32, see ``weights.adapters``).
+        optimizer: None for an engine that only evaluates and generates.
+        seed: of the dropout.
+    """
+
+    model: Path
+    precision: Precision
+    use_4bit: bool = False
+    gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None
+    adapter: Mapping[str, np.ndarray] | None = None
+    optimizer: OptimizerConfig | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 takes the likeliest.
+
+    Attributes:
+        max_tokens: longest answer, in tokens.
+        top_p: sample from the likeliest tokens that together have this probability.
+        top_k: sample from so many of the likeliest tokens; 0 for all.
+        repetition_penalty: divides the positive logits, and multiplies the negative ones, of the
+            tokens that the answer holds already (1 does nothing; Keskar et al. 2019,
+            https://arxiv.org/abs/1909.05858, section 4.1).
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    repetition_penalty: float = 1.1
+    seed: int = 0
+
+
+class Scalar(Protocol):
+    """A number that may still be on its way from the device; ``float()`` waits for it."""
+
+    def __float__(self) -> float: ...
+
+
+class Engine(Protocol):
+    """The arithmetic of one run. Both backends have these and no more.
+
+    A step is any number of ``accumulate`` calls and one ``apply``. Names and orientation of
+    tensors that cross this line are canonical (``weights.adapters``), their type float32.
+    """
+
+    def accumulate(self, batch: PackedBatch, scale: float) -> Scalar:
+        """Add the gradient of ``scale`` x (sum of the batch's target losses, nats).
+
+        Returns the sum of the target losses, not scaled.
+        """
+        ...
+
+    def apply(self, learning_rate: float) -> float:
+        """Clip, take one AdamW step, clear the gradients; returns the norm before clipping.
+
+        If the norm is not finite nothing is changed but the gradients cleared.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Forget the gradients accumulated since the last step."""
+        ...
+
+    def token_losses(self, batch: PackedBatch) -> np.ndarray:
+        """Losses_BT float32, nats; 0 where there is no target. Dropout is off."""
+        ...
+
+    def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """Logits_BTV float32 of whole rows without padding; for comparisons, not for training."""
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling,
+                 stop: Sequence[int]) -> list[list[int]]:
+        """One answer a prompt, as ids without the stop token."""
+        ...
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling,
+               stop: Sequence[int]) -> Iterator[int]:
+        """The ids of one answer as they are chosen; the same as ``generate`` gives."""
+        ...
+
+    def seed_step(self, step: int) -> None:
+        """Seed the dropout for a step, so that a resumed run draws what an unbroken one draws."""
+        ...
+
+    def trainables(self) -> Tensors:
+        """Canonical name -> value, float32."""
+        ...
+
+    def moments(self) -> tuple[Tensors, Tensors]:
+        """AdamW's first and second moments, by the same names."""
+        ...
+
+    def restore(self, trainables: Tensors, first: Tensors, second: Tensors, step: int) -> None:
+        """Take over a training state; ``step`` counts the AdamW steps behind it."""
+        ...
+
+    def set_trainables(self, trainables: Tensors) -> None:
+        """Put weights in place and leave the optimizer alone."""
+        ...
+
+    def device_peak_bytes(self) -> int | None:
+        """High-water mark of the device's own memory; None where it is the process's."""
+        ...
+
+
+class Backend(Protocol):
+    """What the module of an engine offers."""
+
+    def describe_device(self) -> Device:
+        """The device that an engine would run on."""
+        ...
+
+    def load(self, options: EngineOptions) -> Engine:
+        """Load a model, put the adapter in, make the optimizer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A backend and why it was chosen."""
+
+    name: str
+    reason: str
+
+
+def missing(name: str) -> list[Requirement]:
+    """What a backend needs and this Python does not have."""
+    return [
+        need for need in REGISTRY[name][1] if importlib.util.find_spec(need.module) is None
+    ]
+
+
+def apple_silicon() -> bool:
+    """True on a Mac with Apple's own processor."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def select(wanted: BackendName = "auto") -> Selection:
+    """Choose a backend.
+
+    Raises:
+        BackendError: the one asked for, or every one, is not installed; says the line that
+            installs it.
+    """
+    if wanted != "auto":
+        lacking = missing(wanted)
+        if lacking:
+            raise BackendError(
+                f"--backend {wanted}: {lacking[0].module} is not installed; "
+                f"install it with: {lacking[0].install}"
+            )
+        return Selection(wanted, "asked for with --backend")
+    order = ("mlx", "torch") if apple_silicon() else ("torch", "mlx")
+    home = "Apple Silicon" if apple_silicon() else f"{platform.system()} {platform.machine()}"
+    for name in order:
+        if not missing(name):
+            if name == order[0]:
+                return Selection(name, f"{home}: {name} is the backend for this machine")
+            return Selection(name, f"{order[0]} is not installed; {name} is")
+    need = missing(order[0])[0]
+    raise BackendError(f"no backend is installed; install one with: {need.install}")
+
+
+def open_backend(name: str) -> Backend:
+    """Import the module of a backend's engine."""
+    return importlib.import_module(REGISTRY[name][0])  # type: ignore[return-value]

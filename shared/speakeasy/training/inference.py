@@ -1,0 +1,268 @@
+"""Answers from a trained model: base, adapter and tokenizer put together and asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+
+from speakeasy.batches.layout import ChatLayout
+from speakeasy.batches.templates import ensure_chat_template, render_prompt
+from speakeasy.config import BackendName, LoraConfig, Precision
+from speakeasy.errors import DataError, RunError, UsageError
+from speakeasy.training.backend import (
+    Device,
+    Engine,
+    EngineOptions,
+    Sampling,
+    Selection,
+    open_backend,
+    select,
+)
+from speakeasy.training.run import Run
+from speakeasy.weights.adapters import Adapter, check_fits, read_adapter
+from speakeasy.weights.checkpoint import fingerprint, linear_layers, model_shape
+from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: without white space around it.
+        tokens: the ids that it was decoded from, without the one that ended it.
+        finished: the model ended it by itself, before ``max_tokens``.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Which model is to speak.
+
+    Attributes:
+        model: as for ``resolve_model``; None for the run's or the adapter's base, or ``starter``.
+        adapter: directory of an adapter in PEFT's or mlx-lm's format, or of a run.
+        run: directory of a run; its model and its 4 bits are taken over.
+    """
+
+    model: str | None = None
+    adapter: Path | None = None
+    run: Path | None = None
+    backend: BackendName = "auto"
+    precision: Precision = "auto"
+    use_4bit: bool = False
+
+
+@dataclass(frozen=True)
+class Responder:
+    """A loaded model that answers conversations.
+
+    Attributes:
+        adapter: where its adapter lies; None for the bare model.
+        context: most tokens of prompt and answer together.
+        stop: ids of the tokens that end an answer.
+    """
+
+    engine: Engine
+    tokenizer: Any
+    model: ModelDirectory
+    adapter: Path | None
+    selection: Selection
+    device: Device
+    precision: Precision
+    context: int
+    stop: tuple[int, ...]
+
+    @classmethod
+    def open(cls, speaker: Speaker, say: Callable[[str], None] = lambda line: None) -> Responder:
+        """Find, check and load everything.
+
+        Args:
+            say: called with a line about each choice that was made, and before slow steps.
+
+        Raises:
+            UsageError: both an adapter and a run are given.
+            RunError: the run has no adapter yet.
+            ModelError: there is no such model, or it is unsound.
+            AdapterError: the adapter is unsound, or was made for another base.
+            BackendError: the backend is not installed.
+        """
+        selection = select(speaker.backend)
+        run, directory = _adapter_directory(speaker)
+        adapter = read_adapter(directory) if directory else None
+        model = resolve_model(_model_name(speaker, run, adapter), say=say)
+        say(f"model: {model.source}")
+        if adapter:
+            check_fits(adapter, linear_layers(model.path), fingerprint(model.path))
+            say(f"adapter: {directory}")
+        use_4bit = speaker.use_4bit or bool(run and run.config.use_4bit)
+        shape = model_shape(model.path)
+        if adapter and adapter.base_quantization and not use_4bit and not shape.quantization:
+            say(
+                f"note: the adapter was trained on a base held in {adapter.base_quantization}; "
+                "--use-4bit comes closer to that"
+            )
+        tokenizer = load_tokenizer(model.path)
+        backend = open_backend(selection.name)
+        device = backend.describe_device()
+        precision = device.precision if speaker.precision == "auto" else speaker.precision
+        say(f"backend: {selection.name} ({selection.reason}) on {device.name}, {precision}")
+        options = EngineOptions(
+            model=model.path,
+            precision=precision,
+            use_4bit=use_4bit,
+            lora=_lora_config(adapter) if adapter else None,
+            adapter=adapter.tensors if adapter else None,
+        )
+        return cls(
+            engine=backend.load(options),
+            tokenizer=tokenizer,
+            model=model,
+            adapter=directory,
+            selection=selection,
+            device=device,
+            precision=precision,
+            context=shape.max_positions,
+            stop=stop_tokens(tokenizer, model.path),
+        )
+
+    def answer(
+        self,
+        conversations: Sequence[Messages],
+        sampling: Sampling,
+        batch_size: int = 8,
+    ) -> Iterator[list[Answer]]:
+        """Answer many conversations; yields the answers of one batch after the other, in order.
+
+        Batches change the speed only: in float32 an answer is the same in any of them.
+
+        Raises:
+            UsageError: a prompt leaves no room for ``sampling.max_tokens``. Raised by the call,
+                before anything is answered.
+            DataError: the chat template refuses a conversation; the same.
+        """
+        prompts = [self._prompt(messages, sampling) for messages in conversations]
+
+        def batches() -> Iterator[list[Answer]]:
+            for start in range(0, len(prompts), batch_size):
+                batch = prompts[start : start + batch_size]
+                ids = self.engine.generate(batch, sampling, self.stop)
+                yield [self._to_answer(tokens, sampling) for tokens in ids]
+
+        return batches()
+
+    def stream(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
+        """One answer in pieces of whole characters as they come; joined and stripped, its text.
+
+        Raises:
+            UsageError, DataError: as ``answer``.
+        """
+        prompt = self._prompt(messages, sampling)
+        text = DecodeStream(skip_special_tokens=True)
+        for token in self.engine.stream(prompt, sampling, self.stop):
+            piece = text.step(self.tokenizer.backend_tokenizer, token)
+            if piece:
+                yield piece
+
+    def fit(self, messages: Messages, sampling: Sampling) -> tuple[list[Mapping[str, str]], int]:
+        """The messages without the oldest exchanges, where the context has no room for all.
+
+        Returns them and the number of messages left out. The system message and the last
+        message, which is the user's, always stay.
+        """
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        turns = list(messages[len(system) :])
+        dropped = 0
+        room = self.context - sampling.max_tokens
+        while len(turns) > 1 and len(render_prompt(self.tokenizer, [*system, *turns])) > room:
+            second = next(n for n in range(1, len(turns)) if turns[n]["role"] == "user")
+            turns = turns[second:]
+            dropped += second
+        return [*system, *turns], dropped
+
+    def _prompt(self, messages: Messages, sampling: Sampling) -> list[int]:
+        try:
+            prompt = render_prompt(self.tokenizer, messages)
+        except DataError as error:
+            raise DataError(f"{_preview(messages)}: {error}") from error
+        if len(prompt) + sampling.max_tokens > self.context:
+            raise UsageError(
+                f"--max-tokens {sampling.max_tokens}: the prompt {_preview(messages)} has "
+                f"{len(prompt):,} tokens and the model's context {self.context:,}; "
+                "ask for fewer tokens, or shorten the prompt"
+            )
+        return prompt
+
+    def _to_answer(self, tokens: Sequence[int], sampling: Sampling) -> Answer:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(text.strip(), tuple(tokens), finished=len(tokens) < sampling.max_tokens)
+
+
+def stop_tokens(tokenizer: Any, path: Path) -> tuple[int, ...]:
+    """Ids that end an answer, sorted.
+
+    They are the chat template's end-of-turn token, the tokenizer's end of sequence, and what
+    ``generation_config.json`` says. No one of them is enough: base models' configs know nothing
+    of turns, and the tokenizers of some chat models name a token that their template never uses.
+    """
+    layout = ChatLayout(tokenizer, ensure_chat_template(tokenizer).template)
+    ends = {tokenizer.convert_tokens_to_ids(answer.end_of_turn) for answer in layout.probe.answers}
+    ends.add(tokenizer.eos_token_id)
+    file = path / "generation_config.json"
+    if file.is_file():
+        said = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ends.update(said if isinstance(said, list) else [said])
+    return tuple(sorted(end for end in ends if end is not None))
+
+
+def _adapter_directory(speaker: Speaker) -> tuple[Run | None, Path | None]:
+    """The run, if one is given, and where its adapter or the adapter that is given lies."""
+    if speaker.run and speaker.adapter:
+        raise UsageError(f"--adapter {speaker.adapter}: --run brings its own; give one of them")
+    path = speaker.run or speaker.adapter
+    if path is None:
+        return None, None
+    if not speaker.run and not (path / "run.toml").is_file():
+        return None, path
+    if not (path / "run.toml").is_file():
+        raise RunError(f"--run {path}: no run.toml; expected a directory made by speakeasy train")
+    run = Run(path)
+    if not run.adapter.is_dir():
+        raise RunError(
+            f"{path}: has no adapter yet; finish the run with: "
+            f"speakeasy train --resume --output-dir {path}"
+        )
+    return run, run.adapter
+
+
+def _model_name(speaker: Speaker, run: Run | None, adapter: Adapter | None) -> str:
+    if speaker.model:
+        return speaker.model
+    if run:
+        return run.config.model
+    return (adapter.base if adapter else "") or "starter"
+
+
+def _lora_config(adapter: Adapter) -> LoraConfig:
+    return LoraConfig(
+        r=adapter.r,
+        alpha=adapter.alpha,
+        rslora=adapter.rslora,
+        targets=",".join(adapter.targets),
+    )
+
+
+def _preview(messages: Messages) -> str:
+    text = " ".join(messages[-1]["content"].split())
+    return repr(text if len(text) <= 40 else text[:39] + "…")

@@ -1,0 +1,238 @@
+"""The training loop: one for all backends.
+
+It owns data order, accumulation, schedule, evaluation, the best adapter so far, states, logging
+and stopping. All it asks of a backend is in ``backend.Engine``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from speakeasy.batches.pack import build_batch
+from speakeasy.batches.types import PackedBatch, Rendered
+from speakeasy.config import TrainConfig
+from speakeasy.errors import DivergedError, InterruptedRun
+from speakeasy.training import state as states
+from speakeasy.training.backend import Engine
+from speakeasy.training.evaluate import held_out_loss
+from speakeasy.training.memory import peak_process_bytes
+from speakeasy.training.run import Run
+from speakeasy.training.schedule import DataOrder, StepRows, learning_rate
+from speakeasy.training.signals import StopRequest
+from speakeasy.training.state import Progress, TrainingState
+
+Record = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Someone who follows a run: a progress bar, an experiment tracker."""
+
+    def on_start(self, step: int, total: int) -> None:
+        """Training begins, or goes on, after ``step`` of ``total`` steps."""
+
+    def on_rows(self, tokens: int) -> None:
+        """So many more tokens of the present step are behind."""
+
+    def on_step(self, record: Record) -> None:
+        """A step is done; the line that metrics.jsonl got."""
+
+    def on_evaluation_start(self, conversations: int) -> None:
+        """The held-out set is about to be scored."""
+
+    def on_evaluation_advance(self, conversations: int) -> None:
+        """So many more of its conversations are behind."""
+
+    def on_evaluation(self, record: Record) -> None:
+        """An evaluation is done; the line that evaluations.jsonl got."""
+
+    def on_finish(self, summary: Record) -> None:
+        """The run has finished; what summary.json got."""
+
+
+@dataclass
+class Fit:
+    """One run of the loop, from a progress to the end.
+
+    Attributes:
+        train, held_out: conversations as tokens.
+        rows_per_pass: packed rows that go through the engine at once; more of them only cost
+            memory, the gradient is the same.
+        progress: where to begin; afterwards, where it ended.
+    """
+
+    config: TrainConfig
+    run: Run
+    engine: Engine
+    train: Sequence[Rendered]
+    held_out: Sequence[Rendered]
+    rows_per_pass: int
+    progress: Progress
+    watcher: Watcher
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        self.order = DataOrder(
+            lengths=[len(item.tokens_T) for item in self.train],
+            row_length=self.config.data.max_length,
+            rows_per_step=self.config.rows_per_step,
+            seed=self.config.seed,
+        )
+        self.total_steps = self.order.total_steps(self.config)
+
+    def __call__(self) -> None:
+        """Train to the end.
+
+        Raises:
+            InterruptedRun: a signal asked for it; the state is saved.
+            DivergedError: the loss is not a number any more; the last good state is saved.
+        """
+        logged = any(record["step"] == 0 for record in self.run.evaluations())
+        if self.progress.evaluation_due or not logged:
+            self._evaluate()
+        self.watcher.on_start(self.progress.step, self.total_steps)
+        upcoming = self.order.steps(self.progress.epoch, self.progress.cursor)
+        while self.progress.step < self.total_steps and not self._out_of_patience():
+            self._step(next(upcoming))
+
+    def best(self) -> TrainingState:
+        """The state whose weights are the run's result."""
+        return states.at_step(self.run.states, self.progress.best_step)
+
+    def _step(self, rows: StepRows) -> None:
+        before = self.progress
+        step = before.step + 1
+        started = time.perf_counter()
+        batch = build_batch(self.train, rows.rows, self.config.data.max_length)
+        rate = learning_rate(self.config.optimizer, step, self.total_steps)
+        nats, norm = self._update(batch, step, rate)
+        seconds = time.perf_counter() - started
+        self.progress = replace(
+            before,
+            step=step,
+            epoch=rows.epoch,
+            cursor=rows.cursor,
+            tokens=before.tokens + batch.token_count,
+            target_tokens=before.target_tokens + batch.target_count,
+            nats=before.nats + nats,
+            seconds=before.seconds + seconds,
+            evaluation_due=self._due(step, rows),
+        )
+        target_bytes = sum(self.train[index].target_bytes for row in rows.rows for index in row)
+        record = {
+            "step": step,
+            "epoch": rows.epoch,
+            "loss": nats / batch.target_count,
+            "bits_per_byte": nats / math.log(2) / target_bytes,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens": self.progress.tokens,
+            "target_tokens": self.progress.target_tokens,
+            "tokens_per_second": batch.token_count / seconds,
+            "peak_memory_bytes": peak_process_bytes(),
+            "device_peak_memory_bytes": self.engine.device_peak_bytes(),
+        }
+        self.run.log_step(record)
+        self.watcher.on_step(record)
+        if self.progress.evaluation_due:
+            self._evaluate()
+        elif step % self.config.save_every == 0:
+            self._save()
+
+    def _update(self, batch: PackedBatch, step: int, rate: float) -> tuple[float, float]:
+        """One optimizer step; returns the batch's loss in nats and the gradient norm."""
+        self.engine.seed_step(step)
+        scale = 1 / batch.target_count
+        losses = []
+        for start in range(0, len(batch.tokens_BT), self.rows_per_pass):
+            self._obey_stop()
+            part = batch.rows(start, start + self.rows_per_pass)
+            losses.append(self.engine.accumulate(part, scale))
+            self.watcher.on_rows(part.token_count)
+        nats = sum(float(loss) for loss in losses)
+        norm = self.engine.apply(rate) if math.isfinite(nats) else nats
+        if not math.isfinite(norm):
+            self._diverged(f"step {step}: loss {nats * scale:.4g}, gradient norm {norm:.4g}")
+        return nats, norm
+
+    def _obey_stop(self) -> None:
+        if not self.stop:
+            return
+        assert self.stop.signal_number is not None
+        self.engine.discard()
+        self._save()
+        raise InterruptedRun(
+            f"stopped after step {self.progress.step} of {self.total_steps}; the state is saved; "
+            f"go on with: speakeasy train --resume --output-dir {self.run.path}",
+            self.stop.signal_number,
+        )
+
+    def _diverged(self, what: str) -> None:
+        self.engine.discard()
+        self._save()
+        raise DivergedError(
+            f"{what}: not a number any more; the state after step {self.progress.step} is kept in "
+            f"{self.run.states}; start again with a lower --learning-rate or --precision float32"
+        )
+
+    def _due(self, step: int, rows: StepRows) -> bool:
+        every = self.config.eval_every
+        return step == self.total_steps or (step % every == 0 if every else rows.ends_epoch)
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.stale
+
+    def _evaluate(self) -> None:
+        """Score the held-out set at the present step, and remember the best so far."""
+        step = self.progress.step
+        self.watcher.on_evaluation_start(len(self.held_out))
+        started = time.perf_counter()
+        result = held_out_loss(
+            self.engine,
+            self.held_out,
+            self.config.data.max_length,
+            rows_per_pass=self.rows_per_pass,
+            advance=self._evaluation_advance,
+        )
+        score = result.bits_per_byte
+        if not math.isfinite(score):
+            self._diverged(f"evaluation after step {step}: {score:.4g} bits per byte")
+        if step:
+            improved = self.progress.best_score is None or score < self.progress.best_score
+            self.progress = replace(
+                self.progress,
+                best_score=score if improved else self.progress.best_score,
+                best_step=step if improved else self.progress.best_step,
+                stale=0 if improved else self.progress.stale + 1,
+                evaluation_due=False,
+            )
+        record = {
+            "step": step,
+            "eval_loss": result.loss,
+            "eval_bits_per_byte": score,
+            "eval_word_perplexity": _finite(result.word_perplexity),
+            "eval_target_tokens": result.target_tokens,
+            "eval_target_bytes": result.target_bytes,
+            "eval_target_words": result.target_words,
+            "seconds": time.perf_counter() - started,
+        }
+        self.run.log_evaluation(record)
+        if step:
+            self._save()
+        self.watcher.on_evaluation(record)
+
+    def _evaluation_advance(self, conversations: int) -> None:
+        self._obey_stop()
+        self.watcher.on_evaluation_advance(conversations)
+
+    def _save(self) -> None:
+        first, second = self.engine.moments()
+        state = TrainingState(self.progress, self.engine.trainables(), first, second)
+        states.save(state, self.run.states, best=self.progress.best_step)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

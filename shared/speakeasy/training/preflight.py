@@ -1,0 +1,127 @@
+"""What is checked before the first step: does the plan fit, and how is it to be run?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from speakeasy.config import TrainConfig
+from speakeasy.errors import DoesNotFitError
+from speakeasy.training.backend import Device
+from speakeasy.training.memory import MemoryEstimate, estimate
+from speakeasy.weights.checkpoint import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a plan is laid into memory; the gradients are the same in every one.
+
+    Attributes:
+        rows_per_pass: packed rows that go through the model at once.
+        gradient_checkpointing: whether activations are recomputed in the backward pass.
+        estimate: what a step then needs.
+    """
+
+    rows_per_pass: int
+    gradient_checkpointing: bool
+    estimate: MemoryEstimate
+
+
+def place(
+    config: TrainConfig,
+    shape: ModelShape,
+    adapter_parameters: int,
+    backend: str,
+    device: Device,
+    *,
+    force: bool = False,
+) -> Placement:
+    """The fastest placement that fits: many rows at once on a GPU, one on a CPU (where more
+    gain nothing), activations recomputed only if they must be.
+
+    Args:
+        config: with precision resolved.
+        force: take the leanest placement even if it does not fit.
+
+    Raises:
+        DoesNotFitError: none fits; says what would.
+    """
+    leanest = None
+    for rows, checkpointing in _candidates(config, backend, device):
+        needed = _estimate(config, shape, adapter_parameters, backend, rows, checkpointing)
+        leanest = Placement(rows, checkpointing, needed)
+        if needed.total <= device.memory:
+            return leanest
+    assert leanest is not None
+    if force:
+        return leanest
+    raise DoesNotFitError(
+        f"training needs about {gigabytes(leanest.estimate.total)} and {device.name} has "
+        f"{gigabytes(device.memory)} free; {_advice(config, shape, adapter_parameters, backend, device)}"
+    )
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as people say them."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def _candidates(
+    config: TrainConfig, backend: str, device: Device
+) -> Iterator[tuple[int, bool]]:
+    """Rows a pass and checkpointing, from the fastest to the leanest."""
+    choice = config.gradient_checkpointing
+    allowed = [choice] if choice is not None else [False] if backend == "mlx" else [False, True]
+    rows = 1 if device.kind == "cpu" else config.batch_size
+    while True:
+        for checkpointing in allowed:
+            yield rows, checkpointing
+        if rows == 1:
+            return
+        rows = (rows + 1) // 2
+
+
+def _estimate(
+    config: TrainConfig,
+    shape: ModelShape,
+    adapter_parameters: int,
+    backend: str,
+    rows: int,
+    checkpointing: bool,
+) -> MemoryEstimate:
+    return estimate(
+        shape,
+        config.lora,
+        adapter_parameters,
+        backend=backend,
+        precision=config.precision,
+        use_4bit=config.use_4bit or shape.quantization is not None,
+        row_length=config.data.max_length,
+        rows_per_pass=rows,
+        gradient_checkpointing=checkpointing,
+    )
+
+
+def _advice(
+    config: TrainConfig, shape: ModelShape, adapter_parameters: int, backend: str, device: Device
+) -> str:
+    """The first change, or set of changes, that makes the plan fit."""
+    changes = [
+        ("--gradient-checkpointing", replace(config, gradient_checkpointing=True)),
+        ("--use-4bit", replace(config, use_4bit=True)),
+        ("--use-4bit --gradient-checkpointing",
+         replace(config, use_4bit=True, gradient_checkpointing=True)),
+    ]
+    for length in (512, 256):
+        if length < config.data.max_length:
+            shorter = replace(config.data, max_length=length)
+            changes.append(
+                (f"--use-4bit --gradient-checkpointing --max-length {length}",
+                 replace(config, use_4bit=True, gradient_checkpointing=True, data=shorter))
+            )
+    for options, changed in changes:
+        checkpointing = bool(changed.gradient_checkpointing)
+        needed = _estimate(changed, shape, adapter_parameters, backend, 1, checkpointing)
+        if needed.total <= device.memory:
+            return f"it would fit with {options}"
+    return "take a smaller model, or free memory; --force tries all the same"

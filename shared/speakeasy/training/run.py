@@ -1,0 +1,161 @@
+"""The run directory: the one module that writes and reads it.
+
+::
+
+    run.toml              the plan with every choice made
+    environment.json      backend and why, device, versions, fingerprints of base and data
+    metrics.jsonl         one object a training step
+    evaluations.jsonl     one object an evaluation of the held-out set; the first is at step 0
+    adapter/              the best adapter, in the backend's own format
+    state/step-NNNNNN/    portable training states
+    summary.json          final figures; there only when the run has finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speakeasy import config as configuration
+from speakeasy.config import TrainConfig
+from speakeasy.errors import RunError
+from speakeasy.files import disk_errors, new_directory, occupied, write_json, write_text
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory that exists."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, environment: Record) -> Run:
+        """Start a run in a new or empty directory.
+
+        Raises:
+            RunError: something is there already; tells what, and how to go on.
+        """
+        cls.check_free(path)
+        with disk_errors(str(path), "nothing was started"), new_directory(path) as directory:
+            write_json(directory / "environment.json", environment)
+            write_text(directory / "run.toml", configuration.dump(config))
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise RunError if a run cannot be started in ``path``."""
+        if (path / "summary.json").exists():
+            raise RunError(f"{path}: holds a finished run; choose another --output-dir")
+        if (path / "run.toml").exists():
+            raise RunError(f"{path}: holds an unfinished run; add --resume to go on with it")
+        if occupied(path):
+            raise RunError(f"{path}: is not empty; choose another --output-dir")
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """A run that was started before.
+
+        Raises:
+            RunError: there is no run.
+        """
+        if not (path / "run.toml").is_file():
+            raise RunError(f"{path}: no run to go on with; leave out --resume to start one")
+        return cls(path)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The plan."""
+        return configuration.load(TrainConfig, self.path / "run.toml")
+
+    @property
+    def environment(self) -> Record:
+        """What the run was started on."""
+        return read_json(self.path / "environment.json")
+
+    @property
+    def adapter(self) -> Path:
+        """Where the finished adapter lies."""
+        return self.path / "adapter"
+
+    @property
+    def states(self) -> Path:
+        """Where the training states lie."""
+        return self.path / "state"
+
+    @property
+    def summary(self) -> Record | None:
+        """The final figures, or None while the run is unfinished."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, summary: Record) -> None:
+        """Write the final figures, last of all: they say that the run has finished."""
+        with disk_errors(str(self.path / "summary.json"), "--resume finishes the run"):
+            write_json(self.path / "summary.json", summary)
+
+    def log_step(self, record: Record) -> None:
+        """Add a line to metrics.jsonl."""
+        self._append("metrics.jsonl", record)
+
+    def log_evaluation(self, record: Record) -> None:
+        """Add a line to evaluations.jsonl."""
+        self._append("evaluations.jsonl", record)
+
+    def steps(self) -> list[Record]:
+        """The lines of metrics.jsonl."""
+        return read_jsonl(self.path / "metrics.jsonl")
+
+    def evaluations(self) -> list[Record]:
+        """The lines of evaluations.jsonl."""
+        return read_jsonl(self.path / "evaluations.jsonl")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after ``step``, which a resumed run logs again."""
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            path = self.path / name
+            kept = [record for record in read_jsonl(path) if record["step"] <= step]
+            write_text(path, "".join(_line(record) for record in kept))
+
+    def _append(self, name: str, record: Record) -> None:
+        path = self.path / name
+        with (
+            disk_errors(str(path), "--resume goes on from the last state"),
+            path.open("a", encoding="utf-8") as file,
+        ):
+            file.write(_line(record))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + os.linesep
+
+
+def read_json(path: Path) -> Record:
+    """One JSON object.
+
+    Raises:
+        RunError: the file is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: not found") from None
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON ({error})") from None
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """The whole lines of a log; a last line that a kill cut off is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

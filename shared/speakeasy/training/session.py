@@ -1,0 +1,302 @@
+"""A whole training run: from a plan to a finished run directory."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from speakeasy import __version__
+from speakeasy.config import TrainConfig
+from speakeasy.errors import AdapterError, ModelError, RunError
+from speakeasy.files import disk_errors, new_directory
+from speakeasy.training import state as states
+from speakeasy.training.backend import Backend, Device, EngineOptions, Selection
+from speakeasy.training.backend import open_backend, select
+from speakeasy.training.loop import Fit, Record, Watcher
+from speakeasy.training.memory import peak_process_bytes
+from speakeasy.training.preflight import Placement, place
+from speakeasy.training.prepare import Prepared, prepare
+from speakeasy.training.run import Run
+from speakeasy.training.signals import StopRequest, stop_on_signals
+from speakeasy.training.state import Progress, Tensors, TrainingState
+from speakeasy.weights.adapters import Adapter, draw_lora, read_adapter, select_layers
+from speakeasy.weights.adapters import target_names, write_mlx, write_peft
+from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape
+from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
+from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
+
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+"""Architectures whose output is a plain matrix product of the last hidden state, which both
+backends' losses rely on."""
+
+_PACKAGES = ("numpy", "tokenizers", "transformers", "torch", "peft", "bitsandbytes", "mlx", "mlx-lm")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Everything that is known before the first step.
+
+    Attributes:
+        config: the plan with every choice made.
+        layers: the linear layers that get an adapter, name -> (out, in).
+    """
+
+    config: TrainConfig
+    selection: Selection
+    backend: Backend
+    device: Device
+    model: ModelDirectory
+    shape: ModelShape
+    tokenizer: Any
+    prepared: Prepared
+    layers: dict[str, tuple[int, int]]
+    placement: Placement
+    base: str
+    tokenizer_base: str
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Numbers that training changes."""
+        return sum((rows + columns) * self.config.lora.r for rows, columns in self.layers.values())
+
+    @property
+    def quantization(self) -> str | None:
+        """What the frozen base is held in, if not in full precision."""
+        if self.shape.quantization is not None:
+            return self.shape.quantization
+        if not self.config.use_4bit:
+            return None
+        return "mlx-4bit" if self.selection.name == "mlx" else "nf4"
+
+
+def plan(
+    config: TrainConfig, *, force: bool = False, say: Callable[[str], None] = lambda line: None
+) -> Session:
+    """Resolve every choice, read the data, and check that the plan fits. Nothing is written.
+
+    Args:
+        force: go on even if the memory estimate says that it does not fit.
+
+    Raises:
+        SpeakeasyError: whatever stands in the way, in one line.
+    """
+    selection = select(config.backend)
+    backend = open_backend(selection.name)
+    device = backend.describe_device()
+    say(f"backend: {selection.name} ({selection.reason}) on {device.name}")
+    model = resolve_model(config.model, say=say)
+    say(f"model: {model.source}")
+    shape = model_shape(model.path)
+    if shape.model_type not in SUPPORTED:
+        raise ModelError(
+            f"--model {config.model}: architecture {shape.model_type!r} is not supported; "
+            f"expected one of {', '.join(SUPPORTED)}"
+        )
+    config = _resolved(config, selection, device, model)
+    tokenizer = load_tokenizer(model.path)
+    prepared = prepare(config.data, tokenizer, config.seed, say)
+    layers = select_layers(linear_layers(model.path), config.lora.targets)
+    trainable = sum((rows + columns) * config.lora.r for rows, columns in layers.values())
+    return Session(
+        config=config,
+        selection=selection,
+        backend=backend,
+        device=device,
+        model=model,
+        shape=shape,
+        tokenizer=tokenizer,
+        prepared=prepared,
+        layers=layers,
+        placement=place(config, shape, trainable, selection.name, device, force=force),
+        base=fingerprint(model.path),
+        tokenizer_base=tokenizer_fingerprint(model.path),
+    )
+
+
+def train(session: Session, run: Run, watcher: Watcher) -> Record:
+    """Train from where ``run`` stands to its end; returns what summary.json holds.
+
+    Raises:
+        InterruptedRun: a signal asked for it; the state is saved.
+        RunError: the run was started with another base or other data.
+    """
+    started = time.perf_counter()
+    state = states.latest(run.states)
+    if state is not None:
+        _check_same(state.progress, session, run)
+    with stop_on_signals() as stop:
+        fit = _fit(session, run, state, watcher, stop)
+        fit()
+        summary = _finish(session, run, fit, time.perf_counter() - started)
+    watcher.on_finish(summary)
+    return summary
+
+
+def environment(session: Session) -> Record:
+    """What the run was started on, for environment.json."""
+    return {
+        "speakeasy": __version__,
+        "backend": session.selection.name,
+        "reason": session.selection.reason,
+        "device": session.device.name,
+        "precision": session.config.precision,
+        "quantization": session.quantization,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "model_directory": str(session.model.path),
+        "base_fingerprint": session.base,
+        "tokenizer_fingerprint": session.tokenizer_base,
+        "data": session.prepared.origin,
+        "data_fingerprint": session.prepared.fingerprint,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _resolved(
+    config: TrainConfig, selection: Selection, device: Device, model: ModelDirectory
+) -> TrainConfig:
+    data = replace(
+        config.data,
+        train=tuple(str(Path(path).resolve()) for path in config.data.train),
+        evaluation=tuple(str(Path(path).resolve()) for path in config.data.evaluation),
+    )
+    return replace(
+        config,
+        model=str(model.path) if Path(config.model).is_dir() else config.model,
+        backend=selection.name,  # type: ignore[arg-type]
+        precision=device.precision if config.precision == "auto" else config.precision,
+        data=data,
+    )
+
+
+def _check_same(progress: Progress, session: Session, run: Run) -> None:
+    for what, then, now in (
+        ("base model", progress.base, session.base),
+        ("tokenizer", progress.tokenizer, session.tokenizer_base),
+        ("data", progress.data, session.prepared.fingerprint),
+    ):
+        if then != now:
+            raise RunError(
+                f"{run.path}: the {what} is not what the run was started with (fingerprint "
+                f"{now[:12]}, then {then[:12]}); put it back, or start a new run"
+            )
+
+
+def _fit(
+    session: Session, run: Run, state: TrainingState | None, watcher: Watcher, stop: StopRequest
+) -> Fit:
+    config = session.config
+    adapter = state.trainables if state else draw_lora(session.layers, config.lora.r, config.seed)
+    engine = session.backend.load(
+        EngineOptions(
+            model=session.model.path,
+            precision=config.precision,
+            use_4bit=config.use_4bit,
+            gradient_checkpointing=session.placement.gradient_checkpointing,
+            lora=config.lora,
+            adapter=adapter,
+            optimizer=config.optimizer,
+            seed=config.seed,
+        )
+    )
+    if state is not None:
+        engine.restore(state.trainables, state.first, state.second, state.progress.step)
+        progress = state.progress
+    else:
+        progress = Progress(
+            base=session.base, tokenizer=session.tokenizer_base, data=session.prepared.fingerprint
+        )
+    run.rewind(progress.step)
+    return Fit(
+        config=config,
+        run=run,
+        engine=engine,
+        train=session.prepared.train.items,
+        held_out=session.prepared.held_out.items,
+        rows_per_pass=session.placement.rows_per_pass,
+        progress=progress,
+        watcher=watcher,
+        stop=stop,
+    )
+
+
+def _finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record:
+    _write_adapter(session, run, fit.best().trainables)
+    progress = fit.progress
+    evaluations = {record["step"]: record for record in run.evaluations()}
+    before, after = evaluations[0], evaluations[progress.best_step]
+    summary = {
+        "run": str(run.path),
+        "adapter": str(run.adapter),
+        "backend": session.selection.name,
+        "reason": session.selection.reason,
+        "device": session.device.name,
+        "precision": session.config.precision,
+        "quantization": session.quantization,
+        "model": session.config.model,
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "train_loss": progress.nats / progress.target_tokens,
+        "eval_loss_before": before["eval_loss"],
+        "eval_loss": after["eval_loss"],
+        "eval_bits_per_byte_before": before["eval_bits_per_byte"],
+        "eval_bits_per_byte": after["eval_bits_per_byte"],
+        "eval_word_perplexity_before": before["eval_word_perplexity"],
+        "eval_word_perplexity": after["eval_word_perplexity"],
+        "tokens": progress.tokens,
+        "target_tokens": progress.target_tokens,
+        "tokens_per_second": progress.tokens / progress.seconds,
+        "target_tokens_per_second": progress.target_tokens / progress.seconds,
+        "seconds": progress.seconds,
+        "total_seconds": total_seconds,
+        "peak_memory_bytes": peak_process_bytes(),
+        "device_peak_memory_bytes": fit.engine.device_peak_bytes(),
+        "estimated_memory_bytes": session.placement.estimate.total,
+        "trainable_parameters": session.trainable_parameters,
+        "train_conversations": len(session.prepared.train.items),
+        "eval_conversations": len(session.prepared.held_out.items),
+    }
+    run.finish(summary)
+    return summary
+
+
+def _write_adapter(session: Session, run: Run, tensors: Tensors) -> None:
+    """Write the adapter in the backend's own format, and read it back to be sure."""
+    lora = session.config.lora
+    adapter = Adapter(
+        tensors=tensors,
+        r=lora.r,
+        alpha=lora.alpha,
+        rslora=lora.rslora,
+        dropout=lora.dropout,
+        targets=target_names(linear_layers(session.model.path), session.layers),
+        base=session.config.model,
+        base_fingerprint=session.base,
+        base_quantization=session.quantization,
+    )
+    with (
+        disk_errors(str(run.adapter), "free some space, then --resume finishes the run"),
+        new_directory(run.adapter, replace=True) as directory,
+    ):
+        if session.selection.name == "mlx":
+            write_mlx(adapter, directory, session.shape.layers)
+        else:
+            write_peft(adapter, directory)
+        written = read_adapter(directory)
+        if any((written.tensors[name] != tensors[name]).any() for name in tensors):
+            raise AdapterError(f"{run.adapter}: reads back otherwise than written; check the disk")
+        if not math.isclose(written.alpha, lora.alpha):
+            raise AdapterError(f"{run.adapter}: alpha {written.alpha} was written as {lora.alpha}")

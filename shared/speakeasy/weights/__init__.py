@@ -1,0 +1,1 @@
+"""Work on weights that needs no framework: numpy over safetensors."""

@@ -1,0 +1,244 @@
+"""The MLX engine: one set of trainable LoRA weights on a frozen mlx-lm model."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import psutil
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from speakeasy.batches.types import IGNORED, PackedBatch
+from speakeasy.config import OptimizerConfig
+from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy_mlx import generate as generation
+from speakeasy_mlx import openblas_loaded
+from speakeasy_mlx.loss import losses_without_gradient, make_target_losses
+from speakeasy_mlx.model import PackedCache, adapt, load_base, put, take, to_mlx
+
+TARGET_MULTIPLE = 128
+"""Targets of a pass are padded to a multiple of this: every new shape is compiled anew."""
+
+
+def describe_device() -> Device:
+    """The Mac's GPU, or the CPU; and the precision that suits it."""
+    if mx.metal.is_available():
+        info = mx.device_info()
+        return Device(
+            "metal",
+            str(info["device_name"]),
+            int(info["max_recommended_working_set_size"]),
+            "bfloat16",
+            "Apple GPUs compute in bfloat16 at full speed",
+        )
+    blas = "with the system's OpenBLAS" if openblas_loaded else "with MLX's slow reference BLAS"
+    return Device(
+        "cpu",
+        f"CPU ({platform.machine()}), {blas}",
+        psutil.virtual_memory().available,
+        "float32",
+        "MLX's CPU build is fast in float32 alone",
+    )
+
+
+def load(options: EngineOptions) -> MlxEngine:
+    """Load the model, put the adapter in, make the optimizer."""
+    return MlxEngine(options)
+
+
+class MlxEngine:
+    """See ``speakeasy.training.backend.Engine``."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._seed = options.seed
+        self._model = load_base(options)
+        self._vocabulary = int(self._model.args.vocab_size)
+        if options.lora:
+            adapt(self._model, options)
+        self._optimizer = _adamw(options.optimizer) if options.optimizer else None
+        self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
+        if self._optimizer is not None:
+            self._optimizer.init(self._model.trainable_parameters())
+        if options.gradient_checkpointing:
+            _checkpoint_layers(self._model)
+        self._gradients: Any = None
+        target_losses = make_target_losses(self._head, self._vocabulary)
+
+        def scaled_loss(
+            tokens_BT: mx.array, segments_BT: mx.array, index_N: mx.array, labels_N: mx.array,
+            weights_N: mx.array,
+        ) -> tuple[mx.array, mx.array]:
+            hidden_ND = self._hidden(tokens_BT, segments_BT, index_N)
+            losses_N = target_losses(hidden_ND, labels_N) * weights_N
+            return losses_N.sum()
+
+        loss_and_gradient = nn.value_and_grad(self._model, scaled_loss)
+        state = [self._model.state, mx.random.state]
+        self._loss_and_gradient = mx.compile(loss_and_gradient, inputs=state, outputs=state)
+        self._model.eval()
+
+    def accumulate(self, batch: PackedBatch, scale: float) -> mx.array:
+        """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
+        self._model.train()
+        tokens, segments, index_N, labels_N = _arrays(batch)
+        weights_N = mx.where(labels_N == IGNORED, 0.0, scale)
+        labels_N = mx.maximum(labels_N, 0)
+        loss, gradients = self._loss_and_gradient(tokens, segments, index_N, labels_N, weights_N)
+        if self._gradients is not None:
+            gradients = tree_map(mx.add, self._gradients, gradients)
+        self._gradients = gradients
+        mx.eval(loss, gradients)
+        return loss / scale
+
+    def apply(self, learning_rate: float) -> float:
+        """Clip, take one AdamW step, clear the gradients; returns the norm before clipping."""
+        assert self._optimizer is not None
+        gradients = self._gradients
+        self.discard()
+        norm = float(
+            mx.sqrt(sum(mx.square(gradient).sum() for _, gradient in tree_flatten(gradients)))
+        )
+        if math.isfinite(norm):
+            if self._max_norm:
+                factor = min(1.0, self._max_norm / (norm + 1e-6))
+                gradients = tree_map(lambda gradient: gradient * factor, gradients)
+            self._optimizer.learning_rate = learning_rate
+            self._optimizer.update(self._model, gradients)
+            mx.eval(self._model.trainable_parameters(), self._optimizer.state)
+        return norm
+
+    def discard(self) -> None:
+        """Forget accumulated gradients."""
+        self._gradients = None
+
+    def token_losses(self, batch: PackedBatch) -> np.ndarray:
+        """Losses_BT float32, nats; 0 where there is no target."""
+        self._model.eval()
+        tokens, segments, index_N, labels_N = _arrays(batch)
+        hidden_ND = self._hidden(tokens, segments, index_N)
+        losses_N = losses_without_gradient(
+            self._head, self._vocabulary, hidden_ND, mx.maximum(labels_N, 0)
+        )
+        is_target_BT = batch.labels_BT != IGNORED
+        losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
+        losses_BT[is_target_BT] = np.array(losses_N)[: batch.target_count]
+        return losses_BT
+
+    def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """Logits_BTV float32 of whole rows without padding."""
+        self._model.eval()
+        return np.array(self._model(mx.array(tokens_BT.astype(np.int32))).astype(mx.float32))
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Sequence[int]
+    ) -> list[list[int]]:
+        """One answer a prompt, as ids without the stop token."""
+        return generation.generate(self._model, prompts, sampling, stop)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]) -> Iterator[int]:
+        """The ids of one answer as they come."""
+        return generation.stream(self._model, prompt, sampling, stop)
+
+    def seed_step(self, step: int) -> None:
+        """Seed the dropout of a step."""
+        mx.random.seed((self._seed << 32) + step)
+
+    def trainables(self) -> Tensors:
+        """Canonical name -> value, float32."""
+        return take(self._model.trainable_parameters())
+
+    def moments(self) -> tuple[Tensors, Tensors]:
+        """AdamW's first and second moments; zeros before the first step."""
+        assert self._optimizer is not None
+        entries = dict(tree_flatten(self._optimizer.state))
+        names = [name for name, _ in tree_flatten(self._model.trainable_parameters())]
+        first, second = (
+            take(tree_unflatten([(name, entries[f"{name}.{part}"]) for name in names]))
+            for part in ("m", "v")
+        )
+        return first, second
+
+    def restore(self, trainables: Tensors, first: Tensors, second: Tensors, step: int) -> None:
+        """Take over a training state with ``step`` AdamW steps behind it."""
+        assert self._optimizer is not None
+        self.set_trainables(trainables)
+        for part, tensors in (("m", first), ("v", second)):
+            for name, tensor in tensors.items():
+                entry = _walk(self._optimizer.state, to_mlx(name))
+                entry[part] = mx.array(np.ascontiguousarray(tensor.T))
+        self._optimizer.state["step"] = mx.array(step, dtype=mx.uint64)
+        mx.eval(self._optimizer.state)
+
+    def set_trainables(self, trainables: Tensors) -> None:
+        """Put weights in place and leave the optimizer alone."""
+        put(self._model, trainables)
+
+    def device_peak_bytes(self) -> int | None:
+        """Metal's high-water mark; None on the CPU."""
+        return mx.get_peak_memory() if mx.metal.is_available() else None
+
+    def _head(self, hidden_ND: mx.array) -> mx.array:
+        if "lm_head" in self._model:
+            return self._model.lm_head(hidden_ND)
+        return self._model.model.embed_tokens.as_linear(hidden_ND)
+
+    def _hidden(self, tokens_BT: mx.array, segments_BT: mx.array, index_N: mx.array) -> mx.array:
+        caches = [PackedCache(segments_BT)] * len(self._model.layers)
+        hidden_BTD = self._model.model(tokens_BT, cache=caches)
+        return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[index_N]
+
+
+def _arrays(batch: PackedBatch) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """tokens_BT, segments_BT, and index_N and labels_N of the targets, padded with IGNORED."""
+    index_N = np.flatnonzero(batch.labels_BT != IGNORED)
+    labels_N = batch.labels_BT.reshape(-1)[index_N]
+    padding = -len(index_N) % TARGET_MULTIPLE
+    return (
+        mx.array(batch.tokens_BT),
+        mx.array(batch.segments_BT),
+        mx.array(np.pad(index_N, (0, padding)).astype(np.int32)),
+        mx.array(np.pad(labels_N, (0, padding), constant_values=IGNORED).astype(np.int32)),
+    )
+
+
+def _walk(tree: Any, name: str) -> Any:
+    """The entry of a tree of dicts and lists that a dotted name leads to."""
+    for part in name.split("."):
+        tree = tree[int(part) if isinstance(tree, list) else part]
+    return tree
+
+
+def _adamw(config: OptimizerConfig) -> optim.AdamW:
+    return optim.AdamW(
+        learning_rate=config.learning_rate,
+        betas=[config.beta1, config.beta2],
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        bias_correction=True,
+    )
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Recompute each block's activations in the backward pass.
+
+    mlx-lm's trainer patches the block's class for all models in the process; here only these
+    blocks get a class of their own.
+    """
+    kind = type(model.layers[0])
+
+    def recomputed(block: nn.Module, *arguments: Any, **options: Any) -> Any:
+        def call(parameters: Any, *arguments: Any, **options: Any) -> Any:
+            block.update(parameters)
+            return kind.__call__(block, *arguments, **options)
+
+        return mx.checkpoint(call)(block.trainable_parameters(), *arguments, **options)
+
+    checkpointed = type(kind.__name__, (kind,), {"__call__": recomputed})
+    for layer in model.layers:
+        layer.__class__ = checkpointed

@@ -1,0 +1,78 @@
+"""Cross-entropy at the targets only, a chunk of them at a time.
+
+With a vocabulary of 128k the logits are the largest thing in memory. Here the head is frozen,
+so all that the backward pass needs is the gradient of the hidden states, which is as small as
+they are; it is computed in the forward pass while a chunk's logits are at hand, and nothing of
+the vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
+https://arxiv.org/abs/2410.10989).
+
+Shapes: N targets, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+CHUNK_BYTES = 64 * 2**20
+"""Size that one chunk's float32 logits may have."""
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """How many targets to score at once, so that their float32 logits fit CHUNK_BYTES."""
+    return max(32, CHUNK_BYTES // (4 * vocabulary))
+
+
+Head = Callable[[mx.array], mx.array]
+
+
+def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> mx.array:
+    logits_NV = head(hidden_ND).astype(mx.float32)
+    picked_N = mx.take_along_axis(logits_NV, labels_N[:, None], axis=1)[:, 0]
+    return mx.logsumexp(logits_NV, axis=1) - picked_N
+
+
+def make_target_losses(head: Head, vocabulary: int) -> Callable[[mx.array, mx.array], mx.array]:
+    """The function (hidden_ND, labels_N) -> losses_N, float32 nats, for a frozen head.
+
+    Differentiable in ``hidden_ND`` alone.
+    """
+    step = chunk_rows(vocabulary)
+
+    def chunks(count: int) -> list[slice]:
+        return [slice(start, start + step) for start in range(0, count, step)]
+
+    @mx.custom_function
+    def with_gradient(hidden_ND: mx.array, labels_N: mx.array) -> tuple[mx.array, mx.array]:
+        losses, gradients = [], []
+        for part in chunks(hidden_ND.shape[0]):
+            labels = labels_N[part]
+            (loss_N,), (gradient_ND,) = mx.vjp(
+                lambda hidden, labels=labels: _chunk_losses(head, hidden, labels),
+                [hidden_ND[part]],
+                [mx.ones(labels.shape, dtype=mx.float32)],
+            )
+            losses.append(loss_N)
+            gradients.append(gradient_ND)
+        return mx.concatenate(losses), mx.concatenate(gradients)
+
+    @with_gradient.vjp
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+        hidden_ND, labels_N = primals
+        gradient_ND = outputs[1] * cotangents[0][:, None].astype(hidden_ND.dtype)
+        return gradient_ND, mx.zeros_like(labels_N)
+
+    return lambda hidden_ND, labels_N: with_gradient(hidden_ND, labels_N)[0]
+
+
+def losses_without_gradient(head: Head, vocabulary: int, hidden_ND: mx.array,
+                            labels_N: mx.array) -> mx.array:
+    """Losses_N, float32 nats, a chunk at a time, each evaluated before the next is begun."""
+    losses = []
+    for start in range(0, hidden_ND.shape[0], chunk_rows(vocabulary)):
+        part = slice(start, start + chunk_rows(vocabulary))
+        losses.append(_chunk_losses(head, hidden_ND[part], labels_N[part]))
+        mx.eval(losses[-1])
+    return mx.concatenate(losses)

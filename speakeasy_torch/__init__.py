@@ -1,0 +1,1 @@
+"""The PyTorch backend: CUDA, or the CPU where there is none."""

@@ -1,0 +1,186 @@
+"""The PyTorch engine: one set of trainable LoRA weights on a frozen transformers model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from speakeasy.batches.types import IGNORED, PackedBatch
+from speakeasy.config import OptimizerConfig
+from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy_torch import generate as generation
+from speakeasy_torch.loss import target_losses
+from speakeasy_torch.model import adapt, device, load_base, put
+
+
+def describe_device() -> Device:
+    """CUDA's first device, or the CPU; and the precision that suits it."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        free, _ = torch.cuda.mem_get_info(0)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Device("cuda", properties.name, free, "bfloat16", "the GPU computes in bfloat16")
+        return Device("cuda", properties.name, free, "float32", "the GPU has no bfloat16")
+    name = f"CPU, {torch.get_num_threads()} threads"
+    return Device(
+        "cpu", name, psutil.virtual_memory().available, "float32", "exact and fast on any CPU"
+    )
+
+
+def load(options: EngineOptions) -> TorchEngine:
+    """Load the model, put the adapter in, make the optimizer."""
+    return TorchEngine(options)
+
+
+class TorchEngine:
+    """See ``speakeasy.training.backend.Engine``."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._device = device()
+        self._seed = options.seed
+        self._model = load_base(options)
+        self._parameters = adapt(self._model, options) if options.lora else {}
+        self._optimizer = (
+            _adamw(list(self._parameters.values()), options.optimizer)
+            if options.optimizer
+            else None
+        )
+        self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
+        self._model.eval()
+
+    def accumulate(self, batch: PackedBatch, scale: float) -> torch.Tensor:
+        """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
+        self._model.train()
+        total = self._losses(batch)[0].sum()
+        (total * scale).backward()
+        return total.detach()
+
+    def apply(self, learning_rate: float) -> float:
+        """Clip, take one AdamW step, clear the gradients; returns the norm before clipping."""
+        assert self._optimizer is not None
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self._parameters.values(), self._max_norm or math.inf, error_if_nonfinite=False
+            )
+        )
+        if math.isfinite(norm):
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+        self.discard()
+        return norm
+
+    def discard(self) -> None:
+        """Forget accumulated gradients."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def token_losses(self, batch: PackedBatch) -> np.ndarray:
+        """Losses_BT float32, nats; 0 where there is no target."""
+        self._model.eval()
+        losses_N, is_target_BT = self._losses(batch)
+        losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
+        losses_BT[is_target_BT] = losses_N.cpu().numpy()
+        return losses_BT
+
+    @torch.no_grad()
+    def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """Logits_BTV float32 of whole rows without padding."""
+        self._model.eval()
+        tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self._device)
+        return self._model(input_ids=tokens, use_cache=False).logits.float().cpu().numpy()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Sequence[int]
+    ) -> list[list[int]]:
+        """One answer a prompt, as ids without the stop token."""
+        return generation.generate(self._model, prompts, sampling, stop)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]) -> Iterator[int]:
+        """The ids of one answer as they come."""
+        return generation.stream(self._model, prompt, sampling, stop)
+
+    def seed_step(self, step: int) -> None:
+        """Seed the dropout of a step."""
+        torch.manual_seed((self._seed << 32) + step)
+
+    def trainables(self) -> Tensors:
+        """Canonical name -> value, float32."""
+        return {name: _array(parameter) for name, parameter in self._parameters.items()}
+
+    def moments(self) -> tuple[Tensors, Tensors]:
+        """AdamW's first and second moments; zeros before the first step."""
+        return self._moment("exp_avg"), self._moment("exp_avg_sq")
+
+    def restore(self, trainables: Tensors, first: Tensors, second: Tensors, step: int) -> None:
+        """Take over a training state with ``step`` AdamW steps behind it."""
+        assert self._optimizer is not None
+        self.set_trainables(trainables)
+        for name, parameter in self._parameters.items():
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(step), dtype=torch.float32, device=self._device),
+                "exp_avg": torch.from_numpy(first[name].copy()).to(self._device),
+                "exp_avg_sq": torch.from_numpy(second[name].copy()).to(self._device),
+            }
+
+    def set_trainables(self, trainables: Tensors) -> None:
+        """Put weights in place and leave the optimizer alone."""
+        put(self._parameters, trainables)
+
+    def device_peak_bytes(self) -> int | None:
+        """CUDA's high-water mark; None on the CPU."""
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
+
+    def _moment(self, key: str) -> Tensors:
+        assert self._optimizer is not None
+        return {
+            name: _array(self._optimizer.state[parameter].get(key, torch.zeros_like(parameter)))
+            for name, parameter in self._parameters.items()
+        }
+
+    def _losses(self, batch: PackedBatch) -> tuple[torch.Tensor, np.ndarray]:
+        """Losses_N of the batch's targets in row order, and where they stand."""
+        is_real_BT = batch.segments_BT > 0
+        labels_M = batch.labels_BT[is_real_BT]
+        positions_M = batch.positions_BT[is_real_BT]
+        index_N = np.flatnonzero(labels_M != IGNORED)
+        bounds = (*np.flatnonzero(positions_M == 0).tolist(), len(positions_M))
+        hidden_1MD = self._model.get_decoder()(
+            input_ids=self._tensor(batch.tokens_BT[is_real_BT])[None],
+            position_ids=self._tensor(positions_M)[None],
+            use_cache=False,
+            bounds=bounds,
+        ).last_hidden_state
+        losses_N = target_losses(
+            hidden_1MD[0, self._tensor(index_N)],
+            self._model.get_output_embeddings().weight,
+            self._tensor(labels_M[index_N]),
+        )
+        return losses_N, batch.labels_BT != IGNORED
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array.astype(np.int64))
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+def _adamw(parameters: list[Any], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().copy()

@@ -1,0 +1,123 @@
+"""Loading a model with transformers, quantising it with bitsandbytes, adapting it with PEFT."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from speakeasy.errors import BackendError, ModelError
+from speakeasy.training.backend import EngineOptions
+from speakeasy.weights.adapters import select_layers
+from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
+from speakeasy_torch.attention import NAME as ATTENTION
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = "default"
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_base(options: EngineOptions) -> Any:
+    """The frozen causal language model, from safetensors only, never with code of its own.
+
+    Raises:
+        ModelError: the weights do not fit the config.
+        BackendError: 4 bits without bitsandbytes.
+    """
+    dtype = DTYPES[options.precision]
+    config = AutoConfig.for_model(**complete_config(read_config(options.model)))
+    extra: dict[str, Any] = {}
+    if options.use_4bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise BackendError(
+                "--use-4bit: bitsandbytes is not installed; "
+                "install it with: pip install 'speakeasy-lm[cuda]'"
+            )
+        extra["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        extra["device_map"] = {"": device()}
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **extra,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{options.model}: {str(error).splitlines()[0]}") from error
+    if not options.use_4bit:
+        model.to(device())
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if options.gradient_checkpointing:
+        # transformers renamed it during version 5.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    return model
+
+
+def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
+    """Put LoRA layers into ``model``, in place; returns them by canonical name, float32.
+
+    The layers are PEFT's own, so whatever PEFT can do with them afterwards it can do here.
+    """
+    lora, tensors = options.lora, options.adapter
+    assert lora is not None
+    assert tensors is not None
+    targets = select_layers(linear_layers(options.model), lora.targets)
+    peft_config = PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        target_modules=list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by a name that is on its way out.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted = get_peft_model(model, peft_config, adapter_name=ADAPTER)
+    parameters = {
+        canonical_name(name): parameter
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad
+    }
+    if set(parameters) != set(tensors):
+        odd = sorted(set(parameters) ^ set(tensors))[0]
+        raise ModelError(f"{options.model}: the adapter and the model differ in {odd}")
+    put(parameters, tensors)
+    return parameters
+
+
+def canonical_name(name: str) -> str:
+    """PEFT's parameter name in the form that both backends share."""
+    return name.removeprefix("base_model.model.").replace(f".{ADAPTER}.", ".")
+
+
+@torch.no_grad()
+def put(parameters: dict[str, torch.nn.Parameter], tensors: Any) -> None:
+    """Copy canonical arrays into parameters."""
+    for name, parameter in parameters.items():
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))

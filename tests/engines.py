@@ -1,0 +1,83 @@
+"""Engines and batches for tests."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speakeasy.batches.pack import build_batch
+from speakeasy.batches.types import PackedBatch, Rendered
+from speakeasy.config import LoraConfig, OptimizerConfig
+from speakeasy.training.backend import Engine, EngineOptions, open_backend
+from speakeasy.weights.adapters import draw_lora, select_layers
+from speakeasy.weights.checkpoint import linear_layers
+
+LORA = LoraConfig(r=4, alpha=8.0)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+
+
+def adapter_tensors(model: Path, lora: LoraConfig = LORA, seed: int = 0) -> dict[str, np.ndarray]:
+    """A fresh adapter whose B is not zero, so that it does something."""
+    tensors = draw_lora(select_layers(linear_layers(model), lora.targets), lora.r, seed)
+    generator = np.random.default_rng(seed)
+    return {
+        name: tensor
+        if "lora_A" in name
+        else (0.05 * generator.standard_normal(tensor.shape)).astype(np.float32)
+        for name, tensor in tensors.items()
+    }
+
+
+def open_engine(backend: str, model: Path, **changes: Any) -> Engine:
+    """A float32 engine with an adapter and an optimizer."""
+    options: dict[str, Any] = {
+        "model": model,
+        "precision": "float32",
+        "lora": LORA,
+        "optimizer": OPTIMIZER,
+    }
+    options |= changes
+    if options["lora"] is not None and "adapter" not in options:
+        options["adapter"] = adapter_tensors(model, options["lora"])
+    return open_backend(backend).load(EngineOptions(**options))
+
+
+def random_items(count: int, seed: int = 0, vocabulary: int = 480) -> list[Rendered]:
+    """Conversations of random tokens, about 60% of them targets."""
+    generator = np.random.default_rng(seed)
+    items = []
+    for _ in range(count):
+        length = int(generator.integers(6, 40))
+        is_target = generator.random(length) < 0.6
+        is_target[0], is_target[-1] = False, True
+        items.append(
+            Rendered(
+                tokens_T=generator.integers(3, vocabulary, length).astype(np.int32),
+                is_target_T=is_target,
+                target_bytes=3 * int(is_target.sum()),
+                target_words=max(1, int(is_target.sum()) // 2),
+            )
+        )
+    return items
+
+
+def one_row_each(items: list[Rendered], row_length: int = 64) -> list[PackedBatch]:
+    """Every conversation in a row of its own."""
+    return [build_batch(items, [[index]], row_length) for index in range(len(items))]
+
+
+def reference_losses(engine: Engine, item: Rendered) -> np.ndarray:
+    """Losses_N of an item's targets by the textbook: log-softmax of whole logits, float64."""
+    logits_TV = engine.next_logits(item.tokens_T[None])[0].astype(np.float64)
+    shifted_TV = logits_TV - logits_TV.max(axis=1, keepdims=True)
+    log_probabilities_TV = shifted_TV - np.log(np.exp(shifted_TV).sum(axis=1, keepdims=True))
+    targets = np.flatnonzero(item.is_target_T)
+    return -log_probabilities_TV[targets - 1, item.tokens_T[targets]]
+
+
+def relative(one: float, other: float) -> float:
+    """Difference relative to the larger."""
+    return abs(one - other) / max(abs(one), abs(other), math.ulp(1.0))
