@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: $(PYTHON) is older than Python 3.11; try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[mlx,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[mlx,torch,dev]'
 	touch $@
 
 # MLX's CPU build on Linux brings a slow BLAS and takes the system's OpenBLAS where there is one

@@ -71,9 +71,12 @@ class MlxEngine:
         target_losses = make_target_losses(self._head, self._vocabulary)
 
         def scaled_loss(
-            tokens_BT: mx.array, segments_BT: mx.array, index_N: mx.array, labels_N: mx.array,
+            tokens_BT: mx.array,
+            segments_BT: mx.array,
+            index_N: mx.array,
+            labels_N: mx.array,
             weights_N: mx.array,
-        ) -> tuple[mx.array, mx.array]:
+        ) -> mx.array:
             hidden_ND = self._hidden(tokens_BT, segments_BT, index_N)
             losses_N = target_losses(hidden_ND, labels_N) * weights_N
             return losses_N.sum()
@@ -101,9 +104,8 @@ class MlxEngine:
         assert self._optimizer is not None
         gradients = self._gradients
         self.discard()
-        norm = float(
-            mx.sqrt(sum(mx.square(gradient).sum() for _, gradient in tree_flatten(gradients)))
-        )
+        squares = [mx.square(gradient).sum() for _, gradient in tree_flatten(gradients)]
+        norm = float(mx.sqrt(mx.stack(squares).sum()))
         if math.isfinite(norm):
             if self._max_norm:
                 factor = min(1.0, self._max_norm / (norm + 1e-6))
@@ -141,7 +143,9 @@ class MlxEngine:
         """One answer a prompt, as ids without the stop token."""
         return generation.generate(self._model, prompts, sampling, stop)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]) -> Iterator[int]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]
+    ) -> Iterator[int]:
         """The ids of one answer as they come."""
         return generation.stream(self._model, prompt, sampling, stop)
 

@@ -64,11 +64,16 @@ def make_target_losses(head: Head, vocabulary: int) -> Callable[[mx.array, mx.ar
         gradient_ND = outputs[1] * cotangents[0][:, None].astype(hidden_ND.dtype)
         return gradient_ND, mx.zeros_like(labels_N)
 
-    return lambda hidden_ND, labels_N: with_gradient(hidden_ND, labels_N)[0]
+    def target_losses(hidden_ND: mx.array, labels_N: mx.array) -> mx.array:
+        outputs: Any = with_gradient(hidden_ND, labels_N)
+        return outputs[0]
+
+    return target_losses
 
 
-def losses_without_gradient(head: Head, vocabulary: int, hidden_ND: mx.array,
-                            labels_N: mx.array) -> mx.array:
+def losses_without_gradient(
+    head: Head, vocabulary: int, hidden_ND: mx.array, labels_N: mx.array
+) -> mx.array:
     """Losses_N, float32 nats, a chunk at a time, each evaluated before the next is begun."""
     losses = []
     for start in range(0, hidden_ND.shape[0], chunk_rows(vocabulary)):

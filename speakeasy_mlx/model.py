@@ -65,9 +65,9 @@ def load_base(options: EngineOptions) -> Any:
     dtype = DTYPES[options.precision]
     model.update(
         tree_map(
-            lambda weight: weight.astype(dtype)
-            if mx.issubdtype(weight.dtype, mx.floating)
-            else weight,
+            lambda weight: (
+                weight.astype(dtype) if mx.issubdtype(weight.dtype, mx.floating) else weight
+            ),
             model.parameters(),
         )
     )
@@ -117,9 +117,12 @@ def to_mlx(name: str) -> str:
 
 
 def put(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Copy canonical arrays into the model's trainable parameters (mlx-lm holds them transposed)."""
+    """Copy canonical arrays into the trainable parameters, which mlx-lm holds transposed."""
     model.load_weights(
-        [(to_mlx(name), mx.array(np.ascontiguousarray(tensor.T))) for name, tensor in tensors.items()],
+        [
+            (to_mlx(name), mx.array(np.ascontiguousarray(tensor.T)))
+            for name, tensor in tensors.items()
+        ],
         strict=False,
     )
     mx.eval(model.trainable_parameters())

@@ -11,6 +11,7 @@ own scaled-dot-product attention.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,11 +46,17 @@ def packed_attention(
     """
     if bounds is None:
         return sdpa_attention_forward(
-            module, query_BHTD, key_BGTD, value_BGTD, attention_mask,
-            scaling=scaling, sliding_window=sliding_window, **extra,
+            module,
+            query_BHTD,
+            key_BGTD,
+            value_BGTD,
+            attention_mask,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **extra,
         )
     pieces = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         length = stop - start
         windowed = sliding_window is not None and length > sliding_window
         pieces.append(

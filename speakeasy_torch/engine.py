@@ -102,7 +102,9 @@ class TorchEngine:
         """One answer a prompt, as ids without the stop token."""
         return generation.generate(self._model, prompts, sampling, stop)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]) -> Iterator[int]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]
+    ) -> Iterator[int]:
         """The ids of one answer as they come."""
         return generation.stream(self._model, prompt, sampling, stop)
 

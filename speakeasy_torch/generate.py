@@ -79,14 +79,18 @@ def _decode(
         seen_BV: torch.Tensor | None = None
         for step in range(sampling.max_tokens):
             positions = (mask_BP.cumsum(dim=-1) - 1).clamp(min=0)[:, -tokens_BP.shape[1] :]
-            logits_BV = model(
-                input_ids=tokens_BP,
-                attention_mask=mask_BP,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1].float()
+            logits_BV = (
+                model(
+                    input_ids=tokens_BP,
+                    attention_mask=mask_BP,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
             if seen_BV is None:
                 seen_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
             uniform_B = torch.from_numpy(draws.next(rows)).to(logits_BV.device)

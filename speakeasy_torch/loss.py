@@ -26,7 +26,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 class _TargetLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor
     ) -> torch.Tensor:
         wants_gradient = ctx.needs_input_grad[0]
@@ -41,14 +41,16 @@ class _TargetLoss(torch.autograd.Function):
             losses_N[part] = log_sum_N - logits_NV.gather(1, labels)[:, 0]
             if gradient_ND is not None:
                 probabilities_NV = logits_NV.sub_(log_sum_N[:, None]).exp_()
-                probabilities_NV.scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
+                probabilities_NV.scatter_add_(
+                    1, labels, -torch.ones_like(labels, dtype=torch.float32)
+                )
                 gradient_ND[part] = probabilities_NV.to(head_VD.dtype) @ head_VD
         if gradient_ND is not None:
             ctx.save_for_backward(gradient_ND)
         return losses_N
 
     @staticmethod
-    def backward(ctx: Any, upstream_N: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream_N: torch.Tensor) -> tuple[Any, ...]:
         (gradient_ND,) = ctx.saved_tensors
         return gradient_ND * upstream_N[:, None].to(gradient_ND.dtype), None, None
 

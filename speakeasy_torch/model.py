@@ -88,7 +88,7 @@ def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
     targets = select_layers(linear_layers(options.model), lora.targets)
     peft_config = PeftLoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         target_modules=list(targets),

@@ -1,4 +1,4 @@
-"""Running the command in a process of its own, as a user does."""
+"""Running the command as a user does: here in the process, or in one of its own to be killed."""
 
 from __future__ import annotations
 
@@ -6,35 +6,55 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any
 
+from click.testing import CliRunner
 
-def speakeasy(*words: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess:
-    """Run ``speakeasy WORDS...``; its output is text."""
-    done = subprocess.run(
-        command(*words), capture_output=True, text=True, timeout=300, check=False, **options
-    )
-    if check and done.returncode:
-        raise AssertionError(f"speakeasy {words} ended with {done.returncode}:\n{done.stderr}")
-    return done
+from speakeasy.cli.main import main
 
 
-def command(*words: object) -> list[str]:
-    """The command line."""
-    return [sys.executable, "-m", "speakeasy", *(str(word) for word in words)]
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        return json.loads(self.stdout)
 
 
-def start(*words: object) -> subprocess.Popen:
-    """Start it and go on."""
+def speakeasy(*words: object, check: bool = True) -> Done:
+    """Run ``speakeasy WORDS...`` in this process (its imports take seconds)."""
+    ran = CliRunner().invoke(main, [str(word) for word in words])
+    if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+        raise ran.exception
+    if check and ran.exit_code:
+        raise AssertionError(f"speakeasy {words} ended with {ran.exit_code}:\n{ran.stderr}")
+    return Done(ran.exit_code, ran.stdout, ran.stderr)
+
+
+def start(*words: object, **options: Any) -> subprocess.Popen:
+    """Start it in a process of its own and go on; ``options`` are Popen's."""
     return subprocess.Popen(
-        command(*words),
+        [sys.executable, "-m", "speakeasy", *(str(word) for word in words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # One thread: tiny products on two busy cores are several times slower with two.
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        **options,
     )
 
 
-def result(done: subprocess.CompletedProcess) -> dict[str, Any]:
-    """The one JSON object on stdout."""
-    return json.loads(done.stdout)
+def alone(*words: object) -> Done:
+    """Run it to its end in a process of its own, which must succeed."""
+    process = start(*words)
+    stdout, stderr = process.communicate(timeout=300)
+    if process.returncode:
+        raise AssertionError(f"speakeasy {words} ended with {process.returncode}:\n{stderr}")
+    return Done(process.returncode, stdout, stderr)

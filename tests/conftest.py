@@ -20,7 +20,7 @@ settings.load_profile("suite")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two blocks with a tokenizer of 480 entries; read only."""
     directory = tmp_path_factory.mktemp("tiny-llama")
-    tiny_llama(directory, vocab_size=VOCABULARY, layers=2)
+    tiny_llama(directory, vocab_size=VOCABULARY, embedding_scale=0.2)
     save_tiny_tokenizer(directory)
     return directory
 

@@ -1,10 +1,10 @@
-"""``speakeasy train`` as a user runs it: in a process of its own, on both backends."""
+"""``speakeasy train`` as a user runs it, on both backends; what is killed runs by itself."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli import result, speakeasy, start
+from cli import alone, speakeasy, start
+from one_thread import one_thread  # noqa: F401
 from safetensors.numpy import load_file
 
 from speakeasy.data.dataset import starter_conversations
@@ -75,8 +76,8 @@ def unbroken(
     runs = {}
     for backend in ("mlx", "torch"):
         out = tmp_path_factory.mktemp("runs") / backend
-        done = speakeasy(*words(backend, tiny_directory, files, out), "--json")
-        runs[backend] = out, result(done)
+        done = alone(*words(backend, tiny_directory, files, out), "--json")
+        runs[backend] = out, done.result
     return runs
 
 
@@ -86,8 +87,16 @@ def test_a_run_reports_what_it_did(backend_name: str, unbroken: dict) -> None:
     assert summary["reason"]
     assert summary["run"] == str(out)
     assert summary["steps"] == 12
-    for key in ("train_loss", "eval_loss_before", "eval_loss", "eval_word_perplexity", "seconds",
-                "tokens_per_second", "target_tokens_per_second", "peak_memory_bytes"):
+    for key in (
+        "train_loss",
+        "eval_loss_before",
+        "eval_loss",
+        "eval_word_perplexity",
+        "seconds",
+        "tokens_per_second",
+        "target_tokens_per_second",
+        "peak_memory_bytes",
+    ):
         assert summary[key] > 0, key
     assert summary["eval_bits_per_byte"] < 0.95 * summary["eval_bits_per_byte_before"]
     assert summary["target_tokens"] < summary["tokens"]
@@ -108,15 +117,18 @@ def test_both_backends_log_the_same_losses(unbroken: dict) -> None:
 
 
 def test_a_killed_run_resumes_bit_for_bit(
-    backend_name: str, unbroken: dict, tiny_directory: Path, files: tuple[Path, Path],
+    backend_name: str,
+    unbroken: dict,
+    tiny_directory: Path,
+    files: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
-    """kill -9 at three random moments, then --resume: log and adapter as if nothing had been."""
+    """kill -9 at two random moments, then --resume: log and adapter as if nothing had been."""
     whole = unbroken[backend_name][0]
     out = tmp_path / "killed"
     command = words(backend_name, tiny_directory, files, out, save_every=3)
     generator = random.Random(backend_name)
-    for after in sorted(generator.sample(range(1, 12), 3)):
+    for after in sorted(generator.sample(range(1, 12), 2)):
         resume = ["--resume"] if out.exists() else []
         process = start(*command, *resume)
         deadline = time.monotonic() + 120
@@ -129,7 +141,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         process.communicate()
         assert not (out / "summary.json").exists()
         assert not (out / "adapter").exists()
-    speakeasy("train", "--resume", "--output-dir", out)
+    alone("train", "--resume", "--output-dir", out)
     assert comparable(Run.open(out).steps()) == comparable(Run.open(whole).steps())
     assert comparable(Run.open(out).evaluations()) == comparable(Run.open(whole).evaluations())
     resumed, expected = weights(out), weights(whole)
@@ -156,32 +168,57 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert saved == [len(Run.open(out).steps())]
 
 
-def test_resume_wants_the_same_plan(unbroken: dict, tmp_path: Path, tiny_directory: Path,
-                                    files: tuple[Path, Path]) -> None:
-    finished, summary = unbroken["torch"]
-    again = speakeasy("train", "--resume", "--output-dir", finished, "--json")
-    assert json.loads(again.stdout) == summary
-    out = tmp_path / "run"
-    process = start(*words("torch", tiny_directory, files, out, max_steps=5000))
-    while process.poll() is None and not (out / "metrics.jsonl").exists():
+@pytest.fixture
+def unfinished(tiny_directory: Path, files: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A run that was killed after its second state."""
+    out = tmp_path / "killed"
+    process = start(*words("torch", tiny_directory, files, out, max_steps=5000, save_every=1))
+    while process.poll() is None and not (out / "state" / "step-000002").exists():
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    refused = speakeasy("train", "--resume", "--output-dir", out, "--lora-r", 4, check=False)
+    return out
+
+
+def test_resuming_a_finished_run_shows_its_figures(unbroken: dict) -> None:
+    finished, summary = unbroken["torch"]
+    assert speakeasy("train", "--resume", "--output-dir", finished, "--json").result == summary
+
+
+def test_resume_wants_the_same_plan_and_data(unfinished: Path, files: tuple[Path, Path]) -> None:
+    resume = ["train", "--resume", "--output-dir", unfinished]
+    refused = speakeasy(*resume, "--lora-r", 4, check=False)
     assert refused.returncode == 1
     assert "--lora-r 4" in refused.stderr
     assert "started with 8" in refused.stderr
-    with files[0].open("a", encoding="utf-8") as file:
-        file.write(files[0].read_text(encoding="utf-8").splitlines()[0] + "\n")
+    original = files[0].read_bytes()
+    files[0].write_bytes(original + original.splitlines(keepends=True)[0])
     try:
-        (out / "state").mkdir(exist_ok=True)
-        changed = speakeasy("train", "--resume", "--output-dir", out, check=False)
-        if any((out / "state").iterdir()):
-            assert changed.returncode == 1
-            assert "the data is not what the run was started with" in changed.stderr
+        changed = speakeasy(*resume, check=False)
     finally:
-        lines = files[0].read_text(encoding="utf-8").splitlines(keepends=True)
-        files[0].write_text("".join(lines[:-1]), encoding="utf-8")
+        files[0].write_bytes(original)
+    assert changed.returncode == 1
+    assert "the data is not what the run was started with" in changed.stderr
+
+
+def test_a_disk_that_takes_no_more_is_one_line(unfinished: Path) -> None:
+    """The kernel refuses files of more than 20 kB, as a full disk would; earlier states stay."""
+    before = sorted((unfinished / "state").iterdir())
+    process = start(
+        "train",
+        "--resume",
+        "--output-dir",
+        unfinished,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"error: {unfinished / 'state'}")
+    assert "File too large" in last
+    assert "Traceback" not in errors
+    assert sorted((unfinished / "state").iterdir()) == before
+    assert not (unfinished / "summary.json").exists()
 
 
 def test_divergence_keeps_the_last_good_state(
@@ -190,7 +227,8 @@ def test_divergence_keeps_the_last_good_state(
     out = tmp_path / "wild"
     done = speakeasy(
         *words(backend_name, tiny_directory, files, out, learning_rate=1e30, max_grad_norm=0),
-        "--json", check=False,
+        "--json",
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.count("error:") == 1
@@ -231,9 +269,7 @@ def test_a_plan_that_does_not_fit_is_refused(
 ) -> None:
     """A rank so high that no machine has the memory; the message says how much, and what to do."""
     out = tmp_path / "run"
-    done = speakeasy(
-        *words("torch", tiny_directory, files, out, lora_r=10**9), check=False
-    )
+    done = speakeasy(*words("torch", tiny_directory, files, out, lora_r=10**9), check=False)
     assert done.returncode == 1
     assert "training needs about" in done.stderr
     assert not out.exists()
@@ -244,32 +280,11 @@ def test_a_dry_run_writes_nothing(
 ) -> None:
     out = tmp_path / "run"
     done = speakeasy(*words("torch", tiny_directory, files, out), "--dry-run", "--json")
-    plan = result(done)
+    plan = done.result
     assert plan["plan"]["lora"]["r"] == 8
     assert plan["estimated_memory_bytes"] == sum(plan["estimated_memory"].values())
     assert "⟦" in done.stderr
     assert not out.exists()
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_one_line(
-    tiny_directory: Path, files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """metrics.jsonl leads to a device that is always full."""
-    out = tmp_path / "run"
-    process = start(*words("torch", tiny_directory, files, out, max_steps=5000, save_every=2))
-    while process.poll() is None and not (out / "state").exists():
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    log = out / "metrics.jsonl"
-    log.unlink()
-    log.symlink_to("/dev/full")
-    done = speakeasy("train", "--resume", "--output-dir", out, check=False)
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (out / "summary.json").exists()
 
 
 def test_the_adapter_loads_in_its_own_library(

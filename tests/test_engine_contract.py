@@ -161,9 +161,7 @@ def test_gradients_are_clipped_to_the_norm(backend_name: str, tiny_directory: Pa
     assert clipped / (1 - 0.9) == pytest.approx(limit, rel=1e-3)
 
 
-def test_a_step_that_is_not_finite_changes_nothing(
-    backend_name: str, tiny_directory: Path
-) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(backend_name: str, tiny_directory: Path) -> None:
     engine = open_engine(backend_name, tiny_directory)
     before = engine.trainables()
     engine.accumulate(packed(random_items(3)), float("inf"))
@@ -209,7 +207,8 @@ def test_restored_engine_goes_on_bit_for_bit(
     resumed.restore(half.trainables(), *half.moments(), step=2)
     assert steps(resumed, range(2, 4)) == losses[2:]
     for found, expected in zip(
-        (resumed.trainables(), *resumed.moments()), (whole.trainables(), *whole.moments()),
+        (resumed.trainables(), *resumed.moments()),
+        (whole.trainables(), *whole.moments()),
         strict=True,
     ):
         for name, tensor in expected.items():
@@ -251,7 +250,9 @@ def test_trainables_are_the_canonical_adapter(backend_name: str, tiny_directory:
 
 
 def test_targets_choose_the_layers(backend_name: str, tiny_directory: Path) -> None:
-    engine = open_engine(backend_name, tiny_directory, lora=LoraConfig(r=2, targets="q_proj,up_proj"))
+    engine = open_engine(
+        backend_name, tiny_directory, lora=LoraConfig(r=2, targets="q_proj,up_proj")
+    )
     modules = {name.split(".lora_")[0].rpartition(".")[2] for name in engine.trainables()}
     assert modules == {"q_proj", "up_proj"}
 

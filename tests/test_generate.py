@@ -309,9 +309,7 @@ def test_mlx_prefills_in_pieces(model: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert engine.generate(PROMPTS, GREEDY, []) == whole
 
 
-@given(
-    prompts=prompts_of_ids, seed=st.integers(0, 2**40), steps=st.integers(1, 5), data=st.data()
-)
+@given(prompts=prompts_of_ids, seed=st.integers(0, 2**40), steps=st.integers(1, 5), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_a_row_draws_the_same_in_any_company(
     prompts: list[list[int]], seed: int, steps: int, data: st.DataObject

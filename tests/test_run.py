@@ -110,8 +110,9 @@ def test_rewind_forgets_later_lines_and_a_torn_one(tmp_path: Path) -> None:
 
 def a_state(step: int) -> TrainingState:
     tensors = {"a.lora_A.weight": np.full((2, 3), step, np.float32)}
-    return TrainingState(Progress(step=step, nats=0.1 + 0.2, best_score=1 / 3), tensors, tensors,
-                         tensors)
+    return TrainingState(
+        Progress(step=step, nats=0.1 + 0.2, best_score=1 / 3), tensors, tensors, tensors
+    )
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -23,21 +23,24 @@ def tiny_llama(
     max_positions: int = 512,
     rope_theta: float = 50_000.0,
     eos_token_id: int | None = None,
+    embedding_scale: float = 0.02,
     seed: int = 0,
 ) -> Path:
     """Write config.json, generation_config.json and model.safetensors; returns ``directory``.
 
-    Matrices are drawn from N(0, 0.02) and norms are 1, as transformers initialises Llama. The
+    Matrices are drawn from N(0, 0.02) and norms are 1, as transformers initialises Llama. With
+    embeddings so small an adapter can hardly move the logits: a test that is to learn something
+    passes an ``embedding_scale`` of 0.2 or so. The
     theta is not the default, so a backend that ignores it is found out.
     """
     directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
 
-    def matrix(rows: int, columns: int) -> np.ndarray:
-        return (0.02 * generator.standard_normal((rows, columns))).astype(np.float32)
+    def matrix(rows: int, columns: int, scale: float = 0.02) -> np.ndarray:
+        return (scale * generator.standard_normal((rows, columns))).astype(np.float32)
 
     kv_width = hidden // heads * kv_heads
-    tensors = {"model.embed_tokens.weight": matrix(vocab_size, hidden)}
+    tensors = {"model.embed_tokens.weight": matrix(vocab_size, hidden, embedding_scale)}
     for block in range(layers):
         for module, rows, columns in (
             ("self_attn.q_proj", hidden, hidden),
@@ -53,7 +56,7 @@ def tiny_llama(
             tensors[f"model.layers.{block}.{norm}.weight"] = np.ones(hidden, np.float32)
     tensors["model.norm.weight"] = np.ones(hidden, np.float32)
     if not tied:
-        tensors["lm_head.weight"] = matrix(vocab_size, hidden)
+        tensors["lm_head.weight"] = matrix(vocab_size, hidden, embedding_scale)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     special = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
     write_json(directory / "generation_config.json", special)

@@ -60,7 +60,7 @@ class DivergedError(SpeakeasyError):
     """The loss or the gradient norm is NaN or infinite; the last good state is on disk."""
 
 
-class InterruptedRun(SpeakeasyError):
+class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
     """A signal stopped the run after its state was saved.
 
     Args:

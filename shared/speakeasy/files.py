@@ -14,6 +14,16 @@ from typing import Any
 
 from speakeasy.errors import RunError, SpeakeasyError
 
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+
 
 def _fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -92,16 +102,19 @@ def _umask() -> int:
 
 @contextmanager
 def disk_errors(what: str, keep: str) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear line.
+    """Turn a full, read-only or otherwise unwilling disk into one clear line.
 
     Args:
         what: what was being written.
         keep: what is safe all the same, for the end of the message.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            reason = os.strerror(error.errno)
-            raise SpeakeasyError(f"{what}: {reason}; {keep}") from error
-        raise
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise SpeakeasyError(f"{what}: {os.strerror(error.errno)}; {keep}") from error
+    except SafetensorError as error:  # what its writer makes of an OSError
+        raise SpeakeasyError(f"{what}: {str(error).splitlines()[0]}; {keep}") from error

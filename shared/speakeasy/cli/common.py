@@ -69,7 +69,9 @@ def say(text: str = "") -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+def progress(
+    description: str, total: int | None, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr that yields a function to call with the number of units done.
 
     On a terminal it is a live bar; elsewhere (a log file, CI) it prints nothing until the end.
@@ -93,7 +95,11 @@ def progress(description: str, total: int | None, unit: str = "") -> Iterator[Ca
     )
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda done=1: bar.advance(task, done)
+
+        def advance(done: int) -> None:
+            bar.advance(task, done)
+
+        yield advance
 
 
 def terminal() -> bool:

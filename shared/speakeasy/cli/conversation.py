@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from speakeasy.training.backend import Sampling
     from speakeasy.training.inference import Responder
 
-HELP = (
-    "/reset forgets the conversation, /system TEXT sets the system message, /quit or Ctrl-D ends"
-)
+HELP = "/reset forgets the conversation, /system TEXT sets the system message, /quit or Ctrl-D ends"
 
 
 @dataclass

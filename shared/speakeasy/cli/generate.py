@@ -187,9 +187,7 @@ class _Answers:
             record["sample"] = sample
         if prompt.category:
             record["category"] = prompt.category
-        self.records.append(
-            {**record, "tokens": len(answer.tokens), "finished": answer.finished}
-        )
+        self.records.append({**record, "tokens": len(answer.tokens), "finished": answer.finished})
         self.tokens += len(answer.tokens)
 
 

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("recipe")
-@click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where the stages' directories go.  [default: runs/ and the recipe's name]")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the stages' directories go.  [default: runs/ and the recipe's name]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 def run(recipe: str, output_dir: Path | None, dry_run: bool, as_json: bool) -> None:
@@ -59,9 +63,9 @@ class Terminal:
 
     def planned(self, session: Session) -> None:
         """What is about to be trained."""
-        from speakeasy.cli.train import _preflight
+        from speakeasy.cli.train import show_preflight
 
-        _preflight(session)
+        show_preflight(session)
 
     @contextmanager
     def training(self, session: Session, run: Run) -> Iterator[Watcher]:

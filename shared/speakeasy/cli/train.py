@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from speakeasy.cli.common import command, console, emit, json_option, say
+from speakeasy.cli.common import command, console, emit, json_option, progress, say
 from speakeasy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -63,55 +63,107 @@ def _options(function: F) -> F:
     paths = click.Path(path_type=Path)
     for option in reversed(
         [
-            names("--model", "--model-name", "--model-path", "model",
-                  help="starter, a directory, or a name on the Hub.  [default: starter]"),
-            names("--train-file", multiple=True, type=paths, metavar="FILE",
-                  help="Conversations: a file or a directory; may be given several times.  "
-                       "[default: the packaged starter conversations]"),
-            names("--eval-file", multiple=True, type=paths, metavar="FILE",
-                  help="Held-out conversations.  [default: a seeded share of --train-file]"),
+            names(
+                "--model",
+                "--model-name",
+                "--model-path",
+                "model",
+                help="starter, a directory, or a name on the Hub.  [default: starter]",
+            ),
+            names(
+                "--train-file",
+                multiple=True,
+                type=paths,
+                metavar="FILE",
+                help="Conversations: a file or a directory; may be given several times.  "
+                "[default: the packaged starter conversations]",
+            ),
+            names(
+                "--eval-file",
+                multiple=True,
+                type=paths,
+                metavar="FILE",
+                help="Held-out conversations.  [default: a seeded share of --train-file]",
+            ),
             names("--format", help="Reader of the files.  [default: found by looking]"),
-            names("--holdout", type=float,
-                  help="Share held out where there is no --eval-file.  [default: 0.05]"),
+            names(
+                "--holdout",
+                type=float,
+                help="Share held out where there is no --eval-file.  [default: 0.05]",
+            ),
             names("--max-train", type=int, help="Use only so many conversations.  [default: all]"),
             names("--max-eval", type=int, help="Score only so many.  [default: all]"),
-            names("--max-length", type=int,
-                  help="Tokens of a packed row, and of the longest conversation.  [default: 1024]"),
+            names(
+                "--max-length",
+                type=int,
+                help="Tokens of a packed row, and of the longest conversation.  [default: 1024]",
+            ),
             names("--num-epochs", type=int, help="Passes over the data.  [default: 3]"),
             names("--max-steps", type=int, help="Stop after so many steps instead."),
             names("--batch-size", type=int, help="Packed rows of a step.  [default: 4]"),
-            names("--grad-accumulation", type=int,
-                  help="Batches added up before a step, weighted by targets.  [default: 1]"),
+            names(
+                "--grad-accumulation",
+                type=int,
+                help="Batches added up before a step, weighted by targets.  [default: 1]",
+            ),
             names("--lora-r", type=int, help="Rank.  [default: 64]"),
             names("--lora-alpha", type=float, help="Scale: alpha / rank.  [default: 16]"),
             names("--lora-dropout", type=float, help="Share of inputs dropped.  [default: 0]"),
-            names("--lora-targets", help="all-linear, attention, mlp, or names such as "
-                                         "q_proj,v_proj.  [default: all-linear]"),
-            names("--rslora/--no-rslora", default=None,
-                  help="Scale by alpha / sqrt(rank).  [default: no]"),
+            names(
+                "--lora-targets",
+                help="all-linear, attention, mlp, or names such as "
+                "q_proj,v_proj.  [default: all-linear]",
+            ),
+            names(
+                "--rslora/--no-rslora",
+                default=None,
+                help="Scale by alpha / sqrt(rank).  [default: no]",
+            ),
             names("--learning-rate", type=float, help="Peak of the schedule.  [default: 0.001]"),
-            names("--lr-schedule", type=click.Choice(["constant", "linear", "cosine"]),
-                  help="After the warm-up.  [default: cosine]"),
+            names(
+                "--lr-schedule",
+                type=click.Choice(["constant", "linear", "cosine"]),
+                help="After the warm-up.  [default: cosine]",
+            ),
             names("--warmup-ratio", type=float, help="Share of steps.  [default: 0.05]"),
             names("--weight-decay", type=float, help="AdamW's.  [default: 0]"),
             names("--max-grad-norm", type=float, help="Clip to this; 0 never.  [default: 1]"),
             names("--eval-every", type=int, help="Steps.  [default: at the end of each epoch]"),
             names("--save-every", type=int, help="Steps between states.  [default: 25]"),
-            names("--patience", type=int,
-                  help="Stop after so many evaluations without a new best.  [default: never]"),
+            names(
+                "--patience",
+                type=int,
+                help="Stop after so many evaluations without a new best.  [default: never]",
+            ),
             names("--seed", type=int, help="Of data order, adapter and dropout.  [default: 0]"),
-            names("--backend", type=click.Choice(["auto", "mlx", "torch"]),
-                  help="[default: auto, see speakeasy doctor]"),
-            names("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                  help="Of the frozen weights; the adapter is always float32.  [default: auto]"),
-            names("--use-4bit/--no-use-4bit", "use_4bit", default=None,
-                  help="Hold the frozen base in 4 bits (QLoRA).  [default: no]"),
-            names("--gradient-checkpointing/--no-gradient-checkpointing", default=None,
-                  help="Recompute activations: less memory, a third slower.  "
-                       "[default: torch: if it would not fit otherwise; mlx: no]"),
-            names("--report-to", multiple=True,
-                  type=click.Choice(["tensorboard", "wandb", "trackio"]),
-                  help="Experiment tracker; may be given several times."),
+            names(
+                "--backend",
+                type=click.Choice(["auto", "mlx", "torch"]),
+                help="[default: auto, see speakeasy doctor]",
+            ),
+            names(
+                "--precision",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                help="Of the frozen weights; the adapter is always float32.  [default: auto]",
+            ),
+            names(
+                "--use-4bit/--no-use-4bit",
+                "use_4bit",
+                default=None,
+                help="Hold the frozen base in 4 bits (QLoRA).  [default: no]",
+            ),
+            names(
+                "--gradient-checkpointing/--no-gradient-checkpointing",
+                default=None,
+                help="Recompute activations: less memory, a third slower.  "
+                "[default: torch: if it would not fit otherwise; mlx: no]",
+            ),
+            names(
+                "--report-to",
+                multiple=True,
+                type=click.Choice(["tensorboard", "wandb", "trackio"]),
+                help="Experiment tracker; may be given several times.",
+            ),
         ]
     ):
         function = option(function)
@@ -120,10 +172,15 @@ def _options(function: F) -> F:
 
 @command()
 @_options
-@click.option("--output-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="The run directory; must not hold anything yet.")
-@click.option("--resume", is_flag=True,
-              help="Go on with the run in --output-dir; no other option is needed.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run directory; must not hold anything yet.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in --output-dir; no other option is needed."
+)
 @click.option("--dry-run", is_flag=True, help="Everything up to the first step; writes nothing.")
 @click.option("--force", is_flag=True, help="Train even if the memory estimate says no.")
 @json_option
@@ -169,8 +226,8 @@ def train(
         config = _config(given)
         if output_dir is not None and not dry_run:
             Run.check_free(output_dir)
-    session = sessions.plan(config, force=force, say=say)
-    _preflight(session)
+    session = sessions.plan(config, force=force, say=say, bar=progress)
+    show_preflight(session)
     if dry_run:
         if as_json:
             emit(_dry_run_record(session))
@@ -213,7 +270,7 @@ def _config(given: dict[str, Any]) -> TrainConfig:
     from speakeasy.config import DataConfig, LoraConfig, OptimizerConfig, TrainConfig
 
     kinds: dict[str, Any] = {"data": DataConfig, "lora": LoraConfig, "optimizer": OptimizerConfig}
-    sections: dict[str, dict[str, Any]] = {"": {}} | {name: {} for name in kinds}
+    sections: dict[str, dict[str, Any]] = {name: {} for name in ("", *kinds)}
     for option, value in given.items():
         section, _, field = FIELDS[option].rpartition(".")
         sections[section][field] = value
@@ -244,11 +301,15 @@ def _resumed(run: Any, given: dict[str, Any]) -> TrainConfig:
     return replace(stored, **changes)
 
 
-def _preflight(session: Session) -> None:
+def show_preflight(session: Session) -> None:
     """Show what is about to be trained: an example with its targets, counts, memory."""
     from speakeasy.batches.preview import pieces, to_text
+    from speakeasy.batches.templates import ensure_chat_template
     from speakeasy.training.preflight import gigabytes
 
+    template = ensure_chat_template(session.tokenizer)
+    if template.is_default:
+        say(f"chat template: {template.reason}")
     sides = {"training": session.prepared.train, "held out": session.prepared.held_out}
     example = sides["training"].items[0]
     say(f"first training conversation ({example.id}); ⟦ ⟧ marks what is learned:")

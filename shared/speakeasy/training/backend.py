@@ -152,13 +152,15 @@ class Engine(Protocol):
         """Logits_BTV float32 of whole rows without padding; for comparisons, not for training."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling,
-                 stop: Sequence[int]) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Sequence[int]
+    ) -> list[list[int]]:
         """One answer a prompt, as ids without the stop token."""
         ...
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling,
-               stop: Sequence[int]) -> Iterator[int]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int]
+    ) -> Iterator[int]:
         """The ids of one answer as they are chosen; the same as ``generate`` gives."""
         ...
 
@@ -209,9 +211,7 @@ class Selection:
 
 def missing(name: str) -> list[Requirement]:
     """What a backend needs and this Python does not have."""
-    return [
-        need for need in REGISTRY[name][1] if importlib.util.find_spec(need.module) is None
-    ]
+    return [need for need in REGISTRY[name][1] if importlib.util.find_spec(need.module) is None]
 
 
 def apple_silicon() -> bool:
@@ -247,4 +247,4 @@ def select(wanted: BackendName = "auto") -> Selection:
 
 def open_backend(name: str) -> Backend:
     """Import the module of a backend's engine."""
-    return importlib.import_module(REGISTRY[name][0])  # type: ignore[return-value]
+    return importlib.import_module(REGISTRY[name][0])

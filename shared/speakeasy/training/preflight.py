@@ -55,9 +55,10 @@ def place(
     assert leanest is not None
     if force:
         return leanest
+    advice = _advice(config, shape, adapter_parameters, backend, device)
     raise DoesNotFitError(
         f"training needs about {gigabytes(leanest.estimate.total)} and {device.name} has "
-        f"{gigabytes(device.memory)} free; {_advice(config, shape, adapter_parameters, backend, device)}"
+        f"{gigabytes(device.memory)} free; {advice}"
     )
 
 
@@ -66,9 +67,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _candidates(
-    config: TrainConfig, backend: str, device: Device
-) -> Iterator[tuple[int, bool]]:
+def _candidates(config: TrainConfig, backend: str, device: Device) -> Iterator[tuple[int, bool]]:
     """Rows a pass and checkpointing, from the fastest to the leanest."""
     choice = config.gradient_checkpointing
     allowed = [choice] if choice is not None else [False] if backend == "mlx" else [False, True]
@@ -109,15 +108,19 @@ def _advice(
     changes = [
         ("--gradient-checkpointing", replace(config, gradient_checkpointing=True)),
         ("--use-4bit", replace(config, use_4bit=True)),
-        ("--use-4bit --gradient-checkpointing",
-         replace(config, use_4bit=True, gradient_checkpointing=True)),
+        (
+            "--use-4bit --gradient-checkpointing",
+            replace(config, use_4bit=True, gradient_checkpointing=True),
+        ),
     ]
     for length in (512, 256):
         if length < config.data.max_length:
             shorter = replace(config.data, max_length=length)
             changes.append(
-                (f"--use-4bit --gradient-checkpointing --max-length {length}",
-                 replace(config, use_4bit=True, gradient_checkpointing=True, data=shorter))
+                (
+                    f"--use-4bit --gradient-checkpointing --max-length {length}",
+                    replace(config, use_4bit=True, gradient_checkpointing=True, data=shorter),
+                )
             )
     for options, changed in changes:
         checkpointing = bool(changed.gradient_checkpointing)

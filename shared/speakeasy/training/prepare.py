@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from speakeasy.batches.types import Rendered
 from speakeasy.config import DataConfig
 from speakeasy.data.chat import Conversation
 from speakeasy.data.dataset import load_conversations, starter_conversations
+from speakeasy.data.formats import FORMATS, Format
 from speakeasy.data.split import hold_out
-from speakeasy.errors import DataError
+from speakeasy.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,22 @@ class Prepared:
     fingerprint: str
 
 
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a progress bar, from a description and a total; what it yields moves it on."""
+
+
+def no_bar(description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A progress bar that nobody sees."""
+    return nullcontext(lambda done: None)
+
+
 def prepare(
-    config: DataConfig, tokenizer: Any, seed: int, say: Callable[[str], None] = lambda line: None
+    config: DataConfig,
+    tokenizer: Any,
+    seed: int,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    bar: Bar = no_bar,
 ) -> Prepared:
     """Read, hold out, render.
 
@@ -46,26 +62,32 @@ def prepare(
     """
     train, held_out, origin = conversations(config, seed)
     say(f"data: {origin}")
-    sides = [
-        render_all(tokenizer, side, config.max_length)
-        for side in (_take(train, config.max_train, seed), _take(held_out, config.max_eval, seed))
-    ]
-    for name, side in zip(("training", "held-out"), sides, strict=True):
+    chosen = _take(train, config.max_train, seed), _take(held_out, config.max_eval, seed)
+    with bar("tokenising", sum(len(side) for side in chosen)) as advance:
+        learned, scored = (
+            render_all(tokenizer, side, config.max_length, advance) for side in chosen
+        )
+    for name, side in (("training", learned), ("held-out", scored)):
         if not side.items:
             raise DataError(
                 f"{origin}: no {name} conversation fits --max-length {config.max_length}; "
                 f"raise it or shorten them"
             )
-    trained = {item.tokens_T.tobytes() for item in sides[0].items}
-    overlap = sum(item.tokens_T.tobytes() in trained for item in sides[1].items)
-    return Prepared(*sides, overlap=overlap, origin=origin, fingerprint=_fingerprint(sides))
+    seen = {item.tokens_T.tobytes() for item in learned.items}
+    return Prepared(
+        train=learned,
+        held_out=scored,
+        overlap=sum(item.tokens_T.tobytes() in seen for item in scored.items),
+        origin=origin,
+        fingerprint=_fingerprint((learned, scored)),
+    )
 
 
 def conversations(
     config: DataConfig, seed: int
 ) -> tuple[list[Conversation], list[Conversation], str]:
     """Both sides of the data, and where they came from in words."""
-    reader = None if config.format == "auto" else config.format
+    reader = _reader(config.format)
     if config.train:
         everything = load_conversations([Path(path) for path in config.train], reader)
         origin = ", ".join(config.train)
@@ -77,6 +99,14 @@ def conversations(
         return everything, held_out, f"{origin}; held out: {', '.join(config.evaluation)}"
     train, held_out = hold_out(everything, fraction=config.holdout, seed=seed)
     return train, held_out, f"{origin}; {config.holdout:.0%} held out (seed {seed})"
+
+
+def _reader(name: str) -> Format | None:
+    if name == "auto":
+        return None
+    if name not in FORMATS:
+        raise UsageError(f"--format {name}: expected auto, {', '.join(FORMATS)}")
+    return name
 
 
 def _take(side: Sequence[Conversation], count: int, seed: int) -> Sequence[Conversation]:

@@ -16,17 +16,31 @@ from speakeasy.config import TrainConfig
 from speakeasy.errors import AdapterError, ModelError, RunError
 from speakeasy.files import disk_errors, new_directory
 from speakeasy.training import state as states
-from speakeasy.training.backend import Backend, Device, EngineOptions, Selection
-from speakeasy.training.backend import open_backend, select
+from speakeasy.training.backend import (
+    Backend,
+    Device,
+    EngineOptions,
+    Selection,
+    open_backend,
+    select,
+)
 from speakeasy.training.loop import Fit, Record, Watcher
 from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.preflight import Placement, place
-from speakeasy.training.prepare import Prepared, prepare
+from speakeasy.training.prepare import Bar, Prepared, no_bar, prepare
 from speakeasy.training.run import Run
 from speakeasy.training.signals import StopRequest, stop_on_signals
 from speakeasy.training.state import Progress, Tensors, TrainingState
-from speakeasy.weights.adapters import Adapter, draw_lora, read_adapter, select_layers
-from speakeasy.weights.adapters import target_names, write_mlx, write_peft
+from speakeasy.training.trackers import check_installed
+from speakeasy.weights.adapters import (
+    Adapter,
+    draw_lora,
+    read_adapter,
+    select_layers,
+    target_names,
+    write_mlx,
+    write_peft,
+)
 from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
@@ -35,7 +49,16 @@ SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose output is a plain matrix product of the last hidden state, which both
 backends' losses rely on."""
 
-_PACKAGES = ("numpy", "tokenizers", "transformers", "torch", "peft", "bitsandbytes", "mlx", "mlx-lm")
+_PACKAGES = (
+    "numpy",
+    "tokenizers",
+    "transformers",
+    "torch",
+    "peft",
+    "bitsandbytes",
+    "mlx",
+    "mlx-lm",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +99,11 @@ class Session:
 
 
 def plan(
-    config: TrainConfig, *, force: bool = False, say: Callable[[str], None] = lambda line: None
+    config: TrainConfig,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    bar: Bar = no_bar,
 ) -> Session:
     """Resolve every choice, read the data, and check that the plan fits. Nothing is written.
 
@@ -86,6 +113,7 @@ def plan(
     Raises:
         SpeakeasyError: whatever stands in the way, in one line.
     """
+    check_installed(config.report_to)
     selection = select(config.backend)
     backend = open_backend(selection.name)
     device = backend.describe_device()
@@ -100,7 +128,7 @@ def plan(
         )
     config = _resolved(config, selection, device, model)
     tokenizer = load_tokenizer(model.path)
-    prepared = prepare(config.data, tokenizer, config.seed, say)
+    prepared = prepare(config.data, tokenizer, config.seed, say=say, bar=bar)
     layers = select_layers(linear_layers(model.path), config.lora.targets)
     trainable = sum((rows + columns) * config.lora.r for rows, columns in layers.values())
     return Session(

@@ -49,9 +49,7 @@ class AnswersPlan:
 
     run: str = "train"
     prompts: tuple[str, ...] = ("greeting-01", "surprise-01", "farewell-01")
-    sampling: Sampling = field(
-        default_factory=lambda: Sampling(max_tokens=96, temperature=0.0)
-    )
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=96, temperature=0.0))
 
 
 PLANS: Mapping[str, type] = {"train": TrainConfig, "answers": AnswersPlan}

@@ -39,9 +39,7 @@ class Follower(Protocol):
     def planned(self, session: sessions.Session) -> None:
         """Training is about to begin with this plan."""
 
-    def training(
-        self, session: sessions.Session, run: Run
-    ) -> AbstractContextManager[Watcher]:
+    def training(self, session: sessions.Session, run: Run) -> AbstractContextManager[Watcher]:
         """What follows a training run, its plan's experiment trackers included."""
         ...
 
@@ -107,7 +105,7 @@ class Train:
         """Start the run, or go on with it."""
         resumed = (place.directory / MANIFEST).is_file()
         config = Run.open(place.directory).config if resumed else place.stage.plan
-        session = sessions.plan(config, say=follower.say)
+        session = sessions.plan(config, say=follower.say, bar=follower.counting)
         follower.planned(session)
         if not resumed:
             with new_directory(place.directory) as directory:

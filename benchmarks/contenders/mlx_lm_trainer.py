@@ -1,0 +1,85 @@
+"""mlx-lm's own trainer: its batches, its loss, its loop.
+
+It cannot mask several assistant turns, so it learns all tokens of a conversation; counted are
+the assistant's, as for all. It leaves out the conversations of a last incomplete batch.
+"""
+
+from __future__ import annotations
+
+import speakeasy_mlx  # noqa: F401  (the same OpenBLAS as for our own engine)
+
+import time  # isort: skip
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx_lm.tuner.trainer import TrainingArgs, TrainingCallback, train
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_model
+
+from benchmarks.job import answer, read_job
+
+KEYS = [
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+]
+
+
+class Collect(TrainingCallback):
+    """Keeps the reported losses."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds = 0.0
+
+    def on_train_loss_report(self, train_info: dict) -> None:
+        """One report a step."""
+        self.losses.append(float(train_info["train_loss"]))
+        self.seconds += 1 / train_info["iterations_per_second"]
+
+
+def main() -> None:
+    """Train, and print the result."""
+    job = read_job()
+    np.random.seed(0)
+    model, _ = load_model(Path(job.model))
+    model.freeze()
+    linear_to_lora_layers(
+        model,
+        len(model.layers),
+        {"rank": job.lora_r, "scale": job.lora_alpha / job.lora_r, "dropout": 0.0, "keys": KEYS},
+    )
+    items = job.items()
+    steps = len(items) // job.rows
+    # The trainer sorts by length and cuts batches from the shortest on.
+    by_length = sorted(items, key=lambda item: len(item[0]))
+    targets = sum(sum(mask) for _, mask in by_length[: steps * job.rows])
+    collect = Collect()
+    started = time.perf_counter()
+    train(
+        model,
+        optim.AdamW(learning_rate=job.learning_rate),
+        [(ids, 0) for ids, _ in items],
+        args=TrainingArgs(
+            batch_size=job.rows,
+            iters=steps,
+            steps_per_report=1,
+            max_seq_length=job.row_length,
+            adapter_file="/dev/null",
+            steps_per_save=10**9,
+        ),
+        training_callback=collect,
+    )
+    answer(
+        targets,
+        collect.seconds,
+        steps=steps,
+        losses=collect.losses,
+        wall_seconds=time.perf_counter() - started,
+        device=str(mx.default_device()),
+    )
+
+
+if __name__ == "__main__":
+    main()
