@@ -10,7 +10,7 @@ B rows still being decoded, P positions of the padded prompts, V vocabulary, K c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -29,7 +29,6 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     stop: Sequence[int],
-    on_tokens: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Answer all ``prompts`` as one batch.
 
@@ -37,7 +36,6 @@ def generate(
         model: an mlx-lm model, LoRA layers in it or not.
         prompts: token ids, at least one each; any lengths.
         stop: an answer ends before the first of these.
-        on_tokens: called with row and token id as each is chosen.
 
     Returns:
         The answers' token ids, without the stop token; shorter than ``sampling.max_tokens``
@@ -47,8 +45,6 @@ def generate(
     with closing(_decode(model, prompts, sampling, stop)) as tokens:
         for row, token in tokens:
             answers[row].append(token)
-            if on_tokens is not None:
-                on_tokens(row, token)
     return answers
 
 

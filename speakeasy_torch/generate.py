@@ -27,7 +27,6 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     stop: Sequence[int],
-    on_tokens: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Answer all ``prompts`` as one batch.
 
@@ -35,7 +34,6 @@ def generate(
         model: a transformers causal language model, PEFT's layers in it or not.
         prompts: token ids, at least one each; any lengths.
         stop: an answer ends before the first of these.
-        on_tokens: called with row and token id as each is chosen.
 
     Returns:
         The answers' token ids, without the stop token; shorter than ``sampling.max_tokens``
@@ -45,8 +43,6 @@ def generate(
     with closing(_decode(model, prompts, sampling, stop)) as tokens:
         for row, token in tokens:
             answers[row].append(token)
-            if on_tokens is not None:
-                on_tokens(row, token)
     return answers
 
 
