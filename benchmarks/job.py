@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from speakeasy.training.memory import peak_process_bytes
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,13 @@ def read_job() -> Job:
 
 def answer(target_tokens: int, seconds: float, **more: Any) -> None:
     """Print a contender's result."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         json.dumps(
             {
                 "target_tokens": target_tokens,
                 "seconds": seconds,
                 "target_tokens_per_second": target_tokens / seconds,
-                "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+                "peak_memory_bytes": peak_process_bytes(),
                 **more,
             }
         )

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-import psutil
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig
+from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy.training.memory import available_bytes
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
+from speakeasy_mlx.attention import PackedCache
 from speakeasy_mlx.loss import losses_without_gradient, make_target_losses
-from speakeasy_mlx.model import PackedCache, adapt, load_base, put, take, to_mlx
-
-TARGET_MULTIPLE = 128
-"""Targets of a pass are padded to a multiple of this: every new shape is compiled anew."""
+from speakeasy_mlx.model import adapt, load_base, put, take, to_mlx
 
 
 def describe_device() -> Device:
@@ -41,7 +41,7 @@ def describe_device() -> Device:
     return Device(
         "cpu",
         f"CPU ({platform.machine()}), {blas}",
-        psutil.virtual_memory().available,
+        available_bytes(),
         "float32",
         "MLX's CPU build is fast in float32 alone",
     )
@@ -66,33 +66,21 @@ class MlxEngine:
         if self._optimizer is not None:
             self._optimizer.init(self._model.trainable_parameters())
         if options.gradient_checkpointing:
+            if options.lora and options.lora.dropout:
+                raise BackendError(
+                    "--gradient-checkpointing with --lora-dropout: on MLX the recomputation would "
+                    "draw another dropout and give wrong gradients; leave one of them out"
+                )
             _checkpoint_layers(self._model)
         self._gradients: Any = None
-        target_losses = make_target_losses(self._head, self._vocabulary)
-
-        def scaled_loss(
-            tokens_BT: mx.array,
-            segments_BT: mx.array,
-            index_N: mx.array,
-            labels_N: mx.array,
-            weights_N: mx.array,
-        ) -> mx.array:
-            hidden_ND = self._hidden(tokens_BT, segments_BT, index_N)
-            losses_N = target_losses(hidden_ND, labels_N) * weights_N
-            return losses_N.sum()
-
-        loss_and_gradient = nn.value_and_grad(self._model, scaled_loss)
-        state = [self._model.state, mx.random.state]
-        self._loss_and_gradient = mx.compile(loss_and_gradient, inputs=state, outputs=state)
+        self._target_losses = make_target_losses(self._head, self._vocabulary)
+        self._loss_and_gradient = nn.value_and_grad(self._model, self._loss)
         self._model.eval()
 
     def accumulate(self, batch: PackedBatch, scale: float) -> mx.array:
         """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
         self._model.train()
-        tokens, segments, index_N, labels_N = _arrays(batch)
-        weights_N = mx.where(labels_N == IGNORED, 0.0, scale)
-        labels_N = mx.maximum(labels_N, 0)
-        loss, gradients = self._loss_and_gradient(tokens, segments, index_N, labels_N, weights_N)
+        loss, gradients = self._loss_and_gradient(_Flat.of(batch), scale)
         if self._gradients is not None:
             gradients = tree_map(mx.add, self._gradients, gradients)
         self._gradients = gradients
@@ -122,14 +110,12 @@ class MlxEngine:
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target."""
         self._model.eval()
-        tokens, segments, index_N, labels_N = _arrays(batch)
-        hidden_ND = self._hidden(tokens, segments, index_N)
+        flat = _Flat.of(batch)
         losses_N = losses_without_gradient(
-            self._head, self._vocabulary, hidden_ND, mx.maximum(labels_N, 0)
+            self._head, self._vocabulary, self._hidden(flat), flat.labels_N
         )
-        is_target_BT = batch.labels_BT != IGNORED
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
-        losses_BT[is_target_BT] = np.array(losses_N)[: batch.target_count]
+        losses_BT[batch.labels_BT != IGNORED] = np.array(losses_N)
         return losses_BT
 
     def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
@@ -192,23 +178,41 @@ class MlxEngine:
             return self._model.lm_head(hidden_ND)
         return self._model.model.embed_tokens.as_linear(hidden_ND)
 
-    def _hidden(self, tokens_BT: mx.array, segments_BT: mx.array, index_N: mx.array) -> mx.array:
-        caches = [PackedCache(segments_BT)] * len(self._model.layers)
-        hidden_BTD = self._model.model(tokens_BT, cache=caches)
-        return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[index_N]
+    def _hidden(self, flat: _Flat) -> mx.array:
+        """Hidden_ND of the positions that are scored."""
+        caches = [PackedCache(flat.bounds)] * len(self._model.layers)
+        return self._model.model(flat.tokens_1M, cache=caches)[0, flat.index_N]
+
+    def _loss(self, flat: _Flat, scale: float) -> mx.array:
+        return self._target_losses(self._hidden(flat), flat.labels_N).sum() * scale
 
 
-def _arrays(batch: PackedBatch) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """tokens_BT, segments_BT, and index_N and labels_N of the targets, padded with IGNORED."""
-    index_N = np.flatnonzero(batch.labels_BT != IGNORED)
-    labels_N = batch.labels_BT.reshape(-1)[index_N]
-    padding = -len(index_N) % TARGET_MULTIPLE
-    return (
-        mx.array(batch.tokens_BT),
-        mx.array(batch.segments_BT),
-        mx.array(np.pad(index_N, (0, padding)).astype(np.int32)),
-        mx.array(np.pad(labels_N, (0, padding), constant_values=IGNORED).astype(np.int32)),
-    )
+@dataclass(frozen=True)
+class _Flat:
+    """A batch as one row of its M real tokens: no padding is computed.
+
+    Attributes:
+        bounds: of the segments, see ``attention.PackedCache``.
+        index_N, labels_N: positions that are scored, and the token due after each.
+    """
+
+    tokens_1M: mx.array
+    bounds: tuple[int, ...]
+    index_N: mx.array
+    labels_N: mx.array
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> _Flat:
+        is_real_BT = batch.segments_BT > 0
+        labels_M = batch.labels_BT[is_real_BT]
+        starts = np.flatnonzero(batch.positions_BT[is_real_BT] == 0)
+        index_N = np.flatnonzero(labels_M != IGNORED)
+        return cls(
+            tokens_1M=mx.array(batch.tokens_BT[is_real_BT][None]),
+            bounds=(*starts.tolist(), len(labels_M)),
+            index_N=mx.array(index_N.astype(np.int32)),
+            labels_N=mx.array(labels_M[index_N]),
+        )
 
 
 def _walk(tree: Any, name: str) -> Any:

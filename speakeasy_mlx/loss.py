@@ -28,10 +28,31 @@ def chunk_rows(vocabulary: int) -> int:
 Head = Callable[[mx.array], mx.array]
 
 
-def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> mx.array:
+def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> tuple[mx.array, mx.array]:
+    """Losses_N, and the probabilities_NV that they were made of, exponentials taken once."""
     logits_NV = head(hidden_ND).astype(mx.float32)
     picked_N = mx.take_along_axis(logits_NV, labels_N[:, None], axis=1)[:, 0]
-    return mx.logsumexp(logits_NV, axis=1) - picked_N
+    largest_N1 = logits_NV.max(axis=1, keepdims=True)
+    exponentials_NV = mx.exp(logits_NV - largest_N1)
+    sum_N1 = exponentials_NV.sum(axis=1, keepdims=True)
+    losses_N = (mx.log(sum_N1) + largest_N1)[:, 0] - picked_N
+    return losses_N, exponentials_NV / sum_N1
+
+
+def _chunk_gradient(
+    head: Head, hidden_ND: mx.array, labels_N: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Losses_N, and the gradient_ND of their sum."""
+    losses_N, probabilities_NV = _chunk_losses(head, hidden_ND, labels_N)
+    rows = mx.arange(labels_N.shape[0])
+    upstream_NV = probabilities_NV.at[rows, labels_N].add(-1.0).astype(hidden_ND.dtype)
+    _, (gradient_ND,) = mx.vjp(head, [hidden_ND], [upstream_NV])
+    return losses_N, gradient_ND
+
+
+def _chunks(count: int, vocabulary: int) -> list[slice]:
+    step = chunk_rows(vocabulary)
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def make_target_losses(head: Head, vocabulary: int) -> Callable[[mx.array, mx.array], mx.array]:
@@ -39,24 +60,15 @@ def make_target_losses(head: Head, vocabulary: int) -> Callable[[mx.array, mx.ar
 
     Differentiable in ``hidden_ND`` alone.
     """
-    step = chunk_rows(vocabulary)
-
-    def chunks(count: int) -> list[slice]:
-        return [slice(start, start + step) for start in range(0, count, step)]
 
     @mx.custom_function
     def with_gradient(hidden_ND: mx.array, labels_N: mx.array) -> tuple[mx.array, mx.array]:
-        losses, gradients = [], []
-        for part in chunks(hidden_ND.shape[0]):
-            labels = labels_N[part]
-            (loss_N,), (gradient_ND,) = mx.vjp(
-                lambda hidden, labels=labels: _chunk_losses(head, hidden, labels),
-                [hidden_ND[part]],
-                [mx.ones(labels.shape, dtype=mx.float32)],
-            )
-            losses.append(loss_N)
-            gradients.append(gradient_ND)
-        return mx.concatenate(losses), mx.concatenate(gradients)
+        pairs = [
+            _chunk_gradient(head, hidden_ND[part], labels_N[part])
+            for part in _chunks(len(labels_N), vocabulary)
+        ]
+        losses, gradients = zip(*pairs, strict=True)
+        return mx.concatenate(list(losses)), mx.concatenate(list(gradients))
 
     @with_gradient.vjp
     def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
@@ -76,8 +88,7 @@ def losses_without_gradient(
 ) -> mx.array:
     """Losses_N, float32 nats, a chunk at a time, each evaluated before the next is begun."""
     losses = []
-    for start in range(0, hidden_ND.shape[0], chunk_rows(vocabulary)):
-        part = slice(start, start + chunk_rows(vocabulary))
-        losses.append(_chunk_losses(head, hidden_ND[part], labels_N[part]))
+    for part in _chunks(len(labels_N), vocabulary):
+        losses.append(_chunk_losses(head, hidden_ND[part], labels_N[part])[0])
         mx.eval(losses[-1])
     return mx.concatenate(losses)

@@ -16,39 +16,10 @@ from speakeasy.errors import ModelError
 from speakeasy.training.backend import EngineOptions
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
+from speakeasy_mlx.attention import install
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 BITS, GROUP_SIZE = 4, 64
-
-
-class PackedCache:
-    """Stands in for a layer's cache to give mlx-lm's models the mask of packed rows.
-
-    The models ask their cache for the mask and pass keys and values through it; this one
-    remembers nothing. Positions run on through a row, which is the same to rotary embeddings:
-    they see differences alone.
-    """
-
-    offset = 0
-
-    def __init__(self, segments_BT: mx.array) -> None:
-        self._segments_BT = segments_BT
-
-    def make_mask(
-        self, length: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array:
-        """Bool mask_B1TT: same segment, and not later than the query."""
-        index = mx.arange(length)
-        allowed_TT = index[:, None] >= index
-        if window_size is not None:
-            allowed_TT = allowed_TT & (index[:, None] < index + window_size)
-        segments = self._segments_BT
-        same_BTT = segments[:, :, None] == segments[:, None, :]
-        return (same_BTT & allowed_TT)[:, None]
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keys and values, unchanged."""
-        return keys, values
 
 
 def load_base(options: EngineOptions) -> Any:
@@ -72,9 +43,15 @@ def load_base(options: EngineOptions) -> Any:
         )
     )
     if options.use_4bit and not is_quantized(model):
-        nn.quantize(model, group_size=GROUP_SIZE, bits=BITS)
+        try:
+            nn.quantize(model, group_size=GROUP_SIZE, bits=BITS)
+        except ValueError as error:
+            raise ModelError(
+                f"--use-4bit: {options.model}: {str(error).splitlines()[0]}"
+            ) from error
     mx.eval(model.parameters())
     model.freeze()
+    install(model)
     return model
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy.training.memory import available_bytes
 from speakeasy_torch import generate as generation
 from speakeasy_torch.loss import target_losses
 from speakeasy_torch.model import adapt, device, load_base, put
@@ -27,9 +27,7 @@ def describe_device() -> Device:
             return Device("cuda", properties.name, free, "bfloat16", "the GPU computes in bfloat16")
         return Device("cuda", properties.name, free, "float32", "the GPU has no bfloat16")
     name = f"CPU, {torch.get_num_threads()} threads"
-    return Device(
-        "cpu", name, psutil.virtual_memory().available, "float32", "exact and fast on any CPU"
-    )
+    return Device("cpu", name, available_bytes(), "float32", "exact and fast on any CPU")
 
 
 def load(options: EngineOptions) -> TorchEngine:
@@ -43,6 +41,10 @@ class TorchEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._device = device()
         self._seed = options.seed
+        self._no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device)
+        if self._device.type == "cuda" and options.precision != "float32":
+            # The adapter is float32; TF32 is precise enough beside 16-bit activations.
+            torch.set_float32_matmul_precision("high")
         self._model = load_base(options)
         self._parameters = adapt(self._model, options) if options.lora else {}
         self._optimizer = (
@@ -156,6 +158,8 @@ class TorchEngine:
         hidden_1MD = self._model.get_decoder()(
             input_ids=self._tensor(batch.tokens_BT[is_real_BT])[None],
             position_ids=self._tensor(positions_M)[None],
+            # Any mask of four dimensions keeps transformers from building one of M x M.
+            attention_mask=self._no_mask,
             use_cache=False,
             bounds=bounds,
         ).last_hidden_state

@@ -11,7 +11,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from speakeasy.cli.main import main
+from speakeasy.cli.main import TRACEBACK, main
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Done:
 
 def speakeasy(*words: object, check: bool = True) -> Done:
     """Run ``speakeasy WORDS...`` in this process (its imports take seconds)."""
-    ran = CliRunner().invoke(main, [str(word) for word in words])
+    ran = CliRunner(env={TRACEBACK: "1"}).invoke(main, [str(word) for word in words])
     if ran.exception is not None and not isinstance(ran.exception, SystemExit):
         raise ran.exception
     if check and ran.exit_code:
@@ -38,10 +38,15 @@ def speakeasy(*words: object, check: bool = True) -> Done:
     return Done(ran.exit_code, ran.stdout, ran.stderr)
 
 
+def command(*words: object) -> list[str]:
+    """The command line that runs it in a process of its own."""
+    return [sys.executable, "-m", "speakeasy", *(str(word) for word in words)]
+
+
 def start(*words: object, **options: Any) -> subprocess.Popen:
     """Start it in a process of its own and go on; ``options`` are Popen's."""
     return subprocess.Popen(
-        [sys.executable, "-m", "speakeasy", *(str(word) for word in words)],
+        command(*words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -325,7 +325,10 @@ def test_directories_that_cannot_be_loaded_are_refused_by_name(model: Path) -> N
     (model / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["x.X", null]}}')
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: auto_map"):
         check_directory(model)
-    edit_json(config, auto_map={"AutoModelForCausalLM": "m.M"})
+    edit_json(config, model_file="model.py")
+    with pytest.raises(ModelError, match=r"/config\.json: model_file"):
+        check_directory(model)
+    edit_json(config, auto_map={"AutoModelForCausalLM": "m.M"}, model_file=...)
     with pytest.raises(ModelError, match=r"/config\.json: auto_map"):
         check_directory(model)
     config.write_text("{")

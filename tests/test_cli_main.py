@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from cli import command, result, speakeasy
+from cli import command, speakeasy
 from click.testing import CliRunner
 
 from speakeasy import __version__
@@ -106,8 +106,20 @@ def test_underscores_equal_dashes() -> None:
 def test_the_command_itself() -> None:
     assert speakeasy("--version").stdout.split()[-1] == __version__
     done = speakeasy("completion", "bash", "--json")
-    assert result(done)["shell"] == "bash"
+    assert done.result["shell"] == "bash"
     wrong = speakeasy("nonsense", check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: No such command 'nonsense'")
     assert wrong.stderr.count("\n") == 1
+
+
+def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("a slip\nwith a second line")
+
+    monkeypatch.setattr("speakeasy.training.diagnosis.diagnose", broken)
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: unexpected ZeroDivisionError: a slip; this is a defect")
+    assert "a slip" in json.loads(done.stdout)["error"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -54,7 +55,9 @@ def words(backend: str, model: Path, files: tuple[Path, Path], out: Path, **more
         "precision": "float32",
         "seed": 1,
     } | more
-    return ["train", *(word for name, value in options.items() for word in (f"--{name}", value))]
+    flags = [f"--{name}" for name, value in options.items() if value is None]
+    valued = {name: value for name, value in options.items() if value is not None}
+    return ["train", *flags, *(w for name, value in valued.items() for w in (f"--{name}", value))]
 
 
 def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -201,6 +204,31 @@ def test_resume_wants_the_same_plan_and_data(unfinished: Path, files: tuple[Path
     assert "the data is not what the run was started with" in changed.stderr
 
 
+def test_resume_compares_the_data_even_before_the_first_state(
+    unfinished: Path, files: tuple[Path, Path]
+) -> None:
+    shutil.rmtree(unfinished / "state")
+    original = files[0].read_bytes()
+    files[0].write_bytes(b"".join(original.splitlines(keepends=True)[:5]))
+    try:
+        changed = speakeasy("train", "--resume", "--output-dir", unfinished, check=False)
+    finally:
+        files[0].write_bytes(original)
+    assert changed.returncode == 1
+    assert "the data is not what the run was started with" in changed.stderr
+
+
+def test_only_one_process_trains_in_a_run(unfinished: Path) -> None:
+    """And what a killed one left half-written is cleared away by the next."""
+    torn = unfinished / "state" / ".step-000009-torn"
+    torn.mkdir()
+    with Run.open(unfinished).locked():
+        assert not torn.exists()
+        second = speakeasy("train", "--resume", "--output-dir", unfinished, check=False)
+    assert second.returncode == 1
+    assert "another process is training here" in second.stderr
+
+
 def test_a_disk_that_takes_no_more_is_one_line(unfinished: Path) -> None:
     """The kernel refuses files of more than 20 kB, as a full disk would; earlier states stay."""
     before = sorted((unfinished / "state").iterdir())
@@ -246,6 +274,13 @@ BAD = {
     "rank": ({"lora_r": 0}, "--lora-r 0"),
     "targets": ({"lora_targets": "q_porj"}, "q_porj"),
     "length": ({"max_length": 20}, "--max-length"),
+    "seed": ({"seed": 2**32}, "--seed"),
+    "a file in the way": ({"output_dir": Path(__file__) / "run"}, "is a file"),
+    "a name too long": ({"output_dir": "x" * 300}, "too long"),
+    "recomputed dropout": (
+        {"backend": "mlx", "lora_dropout": 0.1, "gradient_checkpointing": None},
+        "leave one of them out",
+    ),
 }
 
 
@@ -255,7 +290,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     changes, named = BAD[case]
     out = tmp_path / "run"
-    done = speakeasy(*words("torch", tiny_directory, files, out, **changes), check=False)
+    options = {"backend": "torch", **changes}
+    done = speakeasy(*words(model=tiny_directory, files=files, out=out, **options), check=False)
     assert done.returncode in (1, 2)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")

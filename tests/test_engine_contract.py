@@ -21,6 +21,7 @@ from tiny_model import tiny_llama
 from speakeasy.batches.pack import build_batch, pack
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import LoraConfig, OptimizerConfig
+from speakeasy.errors import BackendError
 from speakeasy.training.backend import REGISTRY, Engine
 
 ROW = 64
@@ -239,6 +240,26 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
     assert same_norm == pytest.approx(norm, rel=1e-5)
     for name, tensor in plain.items():
         np.testing.assert_allclose(recomputed[name], tensor, rtol=0, atol=2e-5)
+
+
+def test_recomputing_draws_the_same_dropout_or_is_refused(
+    backend_name: str, tiny_directory: Path
+) -> None:
+    """MLX would draw anew in the recomputation; there the two do not go together."""
+    batch = packed(random_items(6))
+    steps = []
+    for recompute in (False, True):
+        options = {"lora": LoraConfig(r=4, alpha=8.0, dropout=0.5), "seed": 3}
+        if recompute and backend_name == "mlx":
+            with pytest.raises(BackendError, match="leave one of them out"):
+                open_engine("mlx", tiny_directory, gradient_checkpointing=True, **options)
+            return
+        engine = open_engine(
+            backend_name, tiny_directory, gradient_checkpointing=recompute, **options
+        )
+        engine.seed_step(1)
+        steps.append(gradient_step(engine, [batch])[1])
+    assert steps[0] == pytest.approx(steps[1], rel=1e-5)
 
 
 def test_trainables_are_the_canonical_adapter(backend_name: str, tiny_directory: Path) -> None:

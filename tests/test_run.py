@@ -108,6 +108,18 @@ def test_rewind_forgets_later_lines_and_a_torn_one(tmp_path: Path) -> None:
     assert run.evaluations() == [{"step": 0}]
 
 
+def test_an_evaluation_still_to_come_is_logged_once(tmp_path: Path) -> None:
+    """Stopped in the evaluation of step 2, resumed, and killed after it was logged."""
+    run = Run.create(tmp_path / "run", CONFIG, {})
+    for step in (1, 2):
+        run.log_step({"step": step})
+    for step in (0, 2):
+        run.log_evaluation({"step": step})
+    run.rewind(2, evaluated=False)
+    assert [record["step"] for record in run.steps()] == [1, 2]
+    assert run.evaluations() == [{"step": 0}]
+
+
 def a_state(step: int) -> TrainingState:
     tensors = {"a.lora_A.weight": np.full((2, 3), step, np.float32)}
     return TrainingState(

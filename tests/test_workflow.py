@@ -145,7 +145,7 @@ def test_every_stage_is_done_once(write: Callable[..., Recipe], folder: Path) ->
     assert actions(outcomes) == {"train": "run", "answers": "run"}
     assert listener.steps == list(range(1, STEPS + 1))
     assert len(listener.plans) == 1
-    assert [(total, done) for _, total, done in listener.counted] == [(2, 2), (2, 2)]
+    assert [(total, done) for _, total, done in listener.counted] == [(20, 20), (2, 2), (2, 2)]
     summary, answered = (outcome.result for outcome in outcomes)
     assert summary["steps"] == STEPS
     assert Run(root / "train").summary == summary

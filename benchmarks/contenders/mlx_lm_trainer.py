@@ -1,4 +1,4 @@
-"""mlx-lm's own trainer: its batches, its loss, its loop.
+"""mlx-lm's own trainer: its data sets, batches, loss and loop, as ``mlx_lm.lora`` has them.
 
 It cannot mask several assistant turns, so it learns all tokens of a conversation; counted are
 the assistant's, as for all. It leaves out the conversations of a last incomplete batch.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import speakeasy_mlx  # noqa: F401  (the same OpenBLAS as for our own engine)
 
-import time  # isort: skip
+import json  # isort: skip
+import time
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
+from mlx_lm.tuner.datasets import CacheDataset, ChatDataset
 from mlx_lm.tuner.trainer import TrainingArgs, TrainingCallback, train
 from mlx_lm.tuner.utils import linear_to_lora_layers
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_model, load_tokenizer
 
 from benchmarks.job import answer, read_job
 
@@ -50,17 +52,17 @@ def main() -> None:
         len(model.layers),
         {"rank": job.lora_r, "scale": job.lora_alpha / job.lora_r, "dropout": 0.0, "keys": KEYS},
     )
-    items = job.items()
-    steps = len(items) // job.rows
-    # The trainer sorts by length and cuts batches from the shortest on.
-    by_length = sorted(items, key=lambda item: len(item[0]))
-    targets = sum(sum(mask) for _, mask in by_length[: steps * job.rows])
+    lines = Path(job.conversations).read_text(encoding="utf-8").splitlines()
+    data = ChatDataset([json.loads(line) for line in lines], load_tokenizer(Path(job.model)))
+    steps = len(data) // job.rows
+    # Its sort by length sees fields of a record, not tokens: the order stays as it is.
+    targets = sum(sum(mask) for _, mask in job.items()[: steps * job.rows])
     collect = Collect()
     started = time.perf_counter()
     train(
         model,
         optim.AdamW(learning_rate=job.learning_rate),
-        [(ids, 0) for ids, _ in items],
+        CacheDataset(data),
         args=TrainingArgs(
             batch_size=job.rows,
             iters=steps,

@@ -53,6 +53,7 @@ def main() -> None:
                 bf16=False,
                 use_cpu=True,
                 save_strategy="no",
+                logging_steps=1,
                 report_to="none",
             ),
             train_dataset=data,

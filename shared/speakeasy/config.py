@@ -157,6 +157,8 @@ class TrainConfig:
             _at_least("--" + name.replace("_", "-"), getattr(self, name), 1, "the number")
         for name in ("max_steps", "eval_every", "patience", "seed"):
             _at_least("--" + name.replace("_", "-"), getattr(self, name), 0, "the number")
+        if self.seed >= 1 << 32:
+            raise UsageError(f"--seed {self.seed}: expected a number below 2**32")
 
     @property
     def rows_per_step(self) -> int:

@@ -15,6 +15,10 @@ from typing import Any
 from speakeasy.errors import RunError, SpeakeasyError
 
 _DISK_ERRORS = (
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,

@@ -26,6 +26,10 @@ COMMANDS = {
 to list it; a test compares the two)."""
 
 
+TRACEBACK = "SPEAKEASY_TRACEBACK"
+"""Environment variable that lets an unexpected error show its traceback."""
+
+
 class Root(click.Group):
     """Loads commands when they are called for, and turns errors into one line and a status."""
 
@@ -64,6 +68,16 @@ class Root(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            kind, what = type(error).__name__, str(error).strip().splitlines()
+            _fail(
+                f"unexpected {kind}: {what[0] if what else 'no message'}; this is a defect of "
+                f"speakeasy: set {TRACEBACK}=1 to see where, and please report it",
+                1,
+                words,
+            )
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 def summary_table(summary: dict[str, Any]) -> Table:
     """Held-out figures before and after, and what the run took."""
     from rich.table import Table
+    from rich.text import Text
 
     from speakeasy.training.preflight import gigabytes
 
-    table = Table(title=f"{summary['run']}: {summary['steps']} steps on {summary['device']}")
+    title = f"{summary['run']}: {summary['steps']} steps on {summary['device']}"
+    table = Table(title=Text(title))
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,8 @@ from speakeasy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from speakeasy.config import TrainConfig
-    from speakeasy.training.session import Session
+    from speakeasy.training.run import Run
+    from speakeasy.training.session import Opened, Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -211,17 +213,17 @@ def train(
     from speakeasy.training.run import Run
 
     given = _given(context, options)
-    if output_dir is None and not dry_run:
+    if output_dir is None and (resume or not dry_run):
         raise UsageError("--output-dir: missing; name a new directory for the run")
     run = None
     if resume:
         assert output_dir is not None
         run = Run.open(output_dir)
+        config = _resumed(run, given)
         if (summary := run.summary) is not None:
             say(f"{output_dir}: this run has finished already")
             _report(summary, as_json)
             return
-        config = _resumed(run, given)
     else:
         config = _config(given)
         if output_dir is not None and not dry_run:
@@ -233,12 +235,13 @@ def train(
             emit(_dry_run_record(session))
         return
     assert output_dir is not None
+    opened = sessions.open_engine(session, run)
     if run is None:
         run = Run.create(output_dir, session.config, sessions.environment(session))
-    _report(_train(session, run), as_json)
+    _report(_train(session, run, opened), as_json)
 
 
-def _train(session: Session, run: Any) -> dict[str, Any]:
+def _train(session: Session, run: Run, opened: Opened) -> dict[str, Any]:
     from speakeasy.cli.watch import Watchers, for_this_output
     from speakeasy.training import session as sessions
     from speakeasy.training.trackers import open_trackers
@@ -247,7 +250,7 @@ def _train(session: Session, run: Any) -> dict[str, Any]:
         open_trackers(session.config.report_to, run) as trackers,
         for_this_output() as watcher,
     ):
-        return sessions.train(session, run, Watchers(watcher, *trackers))
+        return sessions.train(session, run, opened, Watchers(watcher, *trackers))
 
 
 def _given(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -369,5 +372,7 @@ def _report(summary: dict[str, Any], as_json: bool) -> None:
     from speakeasy.cli.summary import summary_table
 
     console().print(summary_table(summary))
+    if summary["eval_bits_per_byte"] >= summary["eval_bits_per_byte_before"]:
+        say("warning: the held-out figures are no better than before training")
     say(f"adapter: {summary['adapter']}")
-    say(f"talk with it: speakeasy chat --run {summary['run']}")
+    say(f"talk with it: speakeasy chat --run {shlex.quote(summary['run'])}")

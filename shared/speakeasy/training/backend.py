@@ -247,4 +247,11 @@ def select(wanted: BackendName = "auto") -> Selection:
 
 def open_backend(name: str) -> Backend:
     """Import the module of a backend's engine."""
-    return importlib.import_module(REGISTRY[name][0])
+    try:
+        return importlib.import_module(REGISTRY[name][0])
+    except (ImportError, OSError) as error:
+        reason, install = str(error).splitlines()[0], REGISTRY[name][1][0].install
+        raise BackendError(
+            f"backend {name}: found, but it cannot be imported ({reason}); install it again "
+            f"with: {install}"
+        ) from error

@@ -7,6 +7,7 @@ and stopping. All it asks of a backend is in ``backend.Engine``.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -166,7 +167,7 @@ class Fit:
         self._save()
         raise InterruptedRun(
             f"stopped after step {self.progress.step} of {self.total_steps}; the state is saved; "
-            f"go on with: speakeasy train --resume --output-dir {self.run.path}",
+            f"go on with: speakeasy train --resume --output-dir {shlex.quote(str(self.run.path))}",
             self.stop.signal_number,
         )
 
@@ -199,7 +200,11 @@ class Fit:
         )
         score = result.bits_per_byte
         if not math.isfinite(score):
-            self._diverged(f"evaluation after step {step}: {score:.4g} bits per byte")
+            raise DivergedError(
+                f"evaluation after step {step}: {score:.4g} bits per byte, not a number any more; "
+                f"the states saved before it are kept in {self.run.states}; start again with a "
+                f"lower --learning-rate or --precision float32"
+            )
         if step:
             improved = self.progress.best_score is None or score < self.progress.best_score
             self.progress = replace(

@@ -8,9 +8,13 @@ chunk of logits. Nothing in it grows with batch x vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import re
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 from speakeasy.config import LoraConfig, Precision
 from speakeasy.weights.checkpoint import ModelShape
@@ -25,9 +29,28 @@ OVERHEAD = {"torch": 500 * 2**20, "mlx": 250 * 2**20}
 
 
 def peak_process_bytes() -> int:
-    """High-water mark of this process's resident memory."""
+    """High-water mark of this process's resident memory.
+
+    Linux's ``ru_maxrss`` would count the process that started this one, too (it survives fork
+    and exec), so there it is read from ``/proc``.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_bytes() -> int:
+    """Memory that a plan may use on a CPU: what is free, or less where a container says so."""
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no such files, or the limit is "max"
+        return free
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +92,28 @@ def estimate(
     embeddings = head * (1 if shape.tied else 2)
     linears = shape.parameter_count - embeddings
     weights = embeddings * width + linears * (NF4_BYTES if use_4bit else width)
+    if shape.quantization is not None:
+        weights = shape.bytes_on_disk
     positions = row_length * rows_per_pass
-    per_block = _activation_floats(shape, lora, backend, row_length)
-    kept = shape.layers * (shape.hidden_size if gradient_checkpointing else per_block)
+    per_block = width * _activation_floats(shape, lora, backend, row_length)
+    if backend == "torch" and width < 4:
+        per_block += 4 * _adapted_inputs(shape)
+    kept = shape.layers * (width * shape.hidden_size if gradient_checkpointing else per_block)
     working = per_block if gradient_checkpointing else 0
     return MemoryEstimate(
         weights=int(weights),
         adapter=16 * adapter_parameters,
-        activations=int(positions * (kept + working) * width),
+        activations=int(positions * (kept + working)),
         logits=3 * LOGITS_CHUNK,
         overhead=OVERHEAD[backend],
     )
+
+
+def _adapted_inputs(shape: ModelShape) -> int:
+    """Numbers that a position feeds into one block's linear layers; PEFT keeps each of them in
+    float32 beside 16-bit weights."""
+    query = shape.heads * shape.head_dim
+    return 5 * shape.hidden_size + query + shape.intermediate_size
 
 
 def _activation_floats(shape: ModelShape, lora: LoraConfig, backend: str, row_length: int) -> int:

@@ -52,10 +52,15 @@ def prepare(
     tokenizer: Any,
     seed: int,
     *,
+    context: int,
     say: Callable[[str], None] = lambda line: None,
     bar: Bar = no_bar,
 ) -> Prepared:
     """Read, hold out, render.
+
+    Args:
+        context: positions that the model knows; no conversation may be longer, though a packed
+            row of several may.
 
     Raises:
         DataError: a file cannot be used, or nothing is left to learn or to score.
@@ -65,7 +70,7 @@ def prepare(
     chosen = _take(train, config.max_train, seed), _take(held_out, config.max_eval, seed)
     with bar("tokenising", sum(len(side) for side in chosen)) as advance:
         learned, scored = (
-            render_all(tokenizer, side, config.max_length, advance) for side in chosen
+            render_all(tokenizer, side, min(config.max_length, context), advance) for side in chosen
         )
     for name, side in (("training", learned), ("held-out", scored)):
         if not side.items:

@@ -13,8 +13,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +53,16 @@ class Run:
     @staticmethod
     def check_free(path: Path) -> None:
         """Raise RunError if a run cannot be started in ``path``."""
-        if (path / "summary.json").exists():
-            raise RunError(f"{path}: holds a finished run; choose another --output-dir")
-        if (path / "run.toml").exists():
-            raise RunError(f"{path}: holds an unfinished run; add --resume to go on with it")
-        if occupied(path):
-            raise RunError(f"{path}: is not empty; choose another --output-dir")
+        with disk_errors(str(path), "choose another --output-dir"):
+            if (path / "summary.json").exists():
+                raise RunError(f"{path}: holds a finished run; choose another --output-dir")
+            if (path / "run.toml").exists():
+                raise RunError(f"{path}: holds an unfinished run; add --resume to go on with it")
+            if occupied(path):
+                raise RunError(f"{path}: is not empty; choose another --output-dir")
+            nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise RunError(f"{path}: {nearest} is a file; choose another --output-dir")
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -66,6 +74,23 @@ class Run:
         if not (path / "run.toml").is_file():
             raise RunError(f"{path}: no run to go on with; leave out --resume to start one")
         return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While the block runs, this process alone trains here; what a killed one left is removed.
+
+        Raises:
+            RunError: another process is training in this run.
+        """
+        with (self.path / "run.toml").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: another process is training here") from None
+            for directory in (self.path, self.states):
+                for torn in directory.glob(".*-*"):
+                    shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+            yield
 
     @property
     def config(self) -> TrainConfig:
@@ -114,12 +139,20 @@ class Run:
         """The lines of evaluations.jsonl."""
         return read_jsonl(self.path / "evaluations.jsonl")
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``, which a resumed run logs again."""
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+    def rewind(self, step: int, *, evaluated: bool = True) -> None:
+        """Forget what was logged after ``step``, which a resumed run logs again.
+
+        Args:
+            evaluated: False if the evaluation at ``step`` itself is still to come.
+        """
+        for name, last in (
+            ("metrics.jsonl", step),
+            ("evaluations.jsonl", step if evaluated else step - 1),
+        ):
             path = self.path / name
-            kept = [record for record in read_jsonl(path) if record["step"] <= step]
-            write_text(path, "".join(_line(record) for record in kept))
+            kept = [record for record in read_jsonl(path) if record["step"] <= last]
+            with disk_errors(str(path), "nothing was changed"):
+                write_text(path, "".join(_line(record) for record in kept))
 
     def _append(self, name: str, record: Record) -> None:
         path = self.path / name
@@ -128,6 +161,9 @@ class Run:
             path.open("a", encoding="utf-8") as file,
         ):
             file.write(_line(record))
+            if name == "evaluations.jsonl":
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _line(record: Record) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 
 from speakeasy import __version__
 from speakeasy.config import TrainConfig
-from speakeasy.errors import AdapterError, ModelError, RunError
+from speakeasy.errors import AdapterError, DivergedError, DoesNotFitError, ModelError, RunError
 from speakeasy.files import disk_errors, new_directory
 from speakeasy.training import state as states
 from speakeasy.training.backend import (
     Backend,
     Device,
+    Engine,
     EngineOptions,
     Selection,
     open_backend,
@@ -29,8 +30,8 @@ from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.preflight import Placement, place
 from speakeasy.training.prepare import Bar, Prepared, no_bar, prepare
 from speakeasy.training.run import Run
-from speakeasy.training.signals import StopRequest, stop_on_signals
-from speakeasy.training.state import Progress, Tensors, TrainingState
+from speakeasy.training.signals import stop_on_signals
+from speakeasy.training.state import Progress, Tensors
 from speakeasy.training.trackers import check_installed
 from speakeasy.weights.adapters import (
     Adapter,
@@ -43,7 +44,7 @@ from speakeasy.weights.adapters import (
 )
 from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
-from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
+from speakeasy.weights.hub import ModelDirectory, is_local, load_tokenizer, resolve_model
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose output is a plain matrix product of the last hidden state, which both
@@ -95,7 +96,7 @@ class Session:
             return self.shape.quantization
         if not self.config.use_4bit:
             return None
-        return "mlx-4bit" if self.selection.name == "mlx" else "nf4"
+        return "mlx 4-bit" if self.selection.name == "mlx" else "nf4"
 
 
 def plan(
@@ -126,13 +127,22 @@ def plan(
             f"--model {config.model}: architecture {shape.model_type!r} is not supported; "
             f"expected one of {', '.join(SUPPORTED)}"
         )
+    if shape.quantization and not (selection.name == "mlx" and shape.quantization[:3] == "mlx"):
+        raise ModelError(
+            f"--model {config.model}: is quantised already ({shape.quantization}), and the "
+            f"{selection.name} backend cannot train on that; take the full-precision model, with "
+            f"--use-4bit where memory is short"
+        )
     config = _resolved(config, selection, device, model)
     tokenizer = load_tokenizer(model.path)
-    prepared = prepare(config.data, tokenizer, config.seed, say=say, bar=bar)
+    prepared = prepare(
+        config.data, tokenizer, config.seed, context=shape.max_positions, say=say, bar=bar
+    )
     layers = select_layers(linear_layers(model.path), config.lora.targets)
     trainable = sum((rows + columns) * config.lora.r for rows, columns in layers.values())
+    placement = place(config, shape, trainable, selection.name, device, force=force)
     return Session(
-        config=config,
+        config=replace(config, gradient_checkpointing=placement.gradient_checkpointing),
         selection=selection,
         backend=backend,
         device=device,
@@ -141,29 +151,106 @@ def plan(
         tokenizer=tokenizer,
         prepared=prepared,
         layers=layers,
-        placement=place(config, shape, trainable, selection.name, device, force=force),
+        placement=placement,
         base=fingerprint(model.path),
         tokenizer_base=tokenizer_fingerprint(model.path),
     )
 
 
-def train(session: Session, run: Run, watcher: Watcher) -> Record:
-    """Train from where ``run`` stands to its end; returns what summary.json holds.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine with a training state in it, ready for the next step."""
+
+    engine: Engine
+    progress: Progress
+
+
+def open_engine(session: Session, run: Run | None) -> Opened:
+    """Load the model, and the newest state of ``run`` if there is one.
+
+    Called before a new run's directory is made, so that a model that cannot be loaded leaves
+    nothing behind.
+
+    Raises:
+        RunError: the run was started with another base or other data, or its state is broken.
+    """
+    state = None
+    if run is not None:
+        _check_same(run, session)
+        state = states.latest(run.states)
+    config = session.config
+    engine = session.backend.load(
+        EngineOptions(
+            model=session.model.path,
+            precision=config.precision,
+            use_4bit=config.use_4bit,
+            gradient_checkpointing=session.placement.gradient_checkpointing,
+            lora=config.lora,
+            adapter=(
+                state.trainables if state else draw_lora(session.layers, config.lora.r, config.seed)
+            ),
+            optimizer=config.optimizer,
+            seed=config.seed,
+        )
+    )
+    if state is None:
+        return Opened(engine, Progress())
+    engine.restore(state.trainables, state.first, state.second, state.progress.step)
+    return Opened(engine, state.progress)
+
+
+def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Record:
+    """Train from where ``opened`` stands to the end; returns what summary.json holds.
 
     Raises:
         InterruptedRun: a signal asked for it; the state is saved.
-        RunError: the run was started with another base or other data.
+        DivergedError: the loss is not a number any more; the best adapter so far is written.
+        DoesNotFitError: memory ran out; the states saved before are whole.
+        RunError: another process is training in this run.
     """
     started = time.perf_counter()
-    state = states.latest(run.states)
-    if state is not None:
-        _check_same(state.progress, session, run)
-    with stop_on_signals() as stop:
-        fit = _fit(session, run, state, watcher, stop)
-        fit()
+    progress = opened.progress
+    with run.locked(), stop_on_signals() as stop:
+        run.rewind(progress.step, evaluated=not progress.evaluation_due)
+        fit = Fit(
+            config=session.config,
+            run=run,
+            engine=opened.engine,
+            train=session.prepared.train.items,
+            held_out=session.prepared.held_out.items,
+            rows_per_pass=session.placement.rows_per_pass,
+            progress=progress,
+            watcher=watcher,
+            stop=stop,
+        )
+        try:
+            fit()
+        except DivergedError as error:
+            if not fit.progress.best_step:
+                raise
+            _write_adapter(session, run, fit.best().trainables)
+            raise DivergedError(
+                f"{error}; the best adapter so far, of step {fit.progress.best_step}, is in "
+                f"{run.adapter}"
+            ) from None
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise DoesNotFitError(
+                f"memory ran out after step {fit.progress.step}; the states in {run.states} are "
+                f"whole; start again with --gradient-checkpointing, --use-4bit or a shorter "
+                f"--max-length"
+            ) from error
         summary = _finish(session, run, fit, time.perf_counter() - started)
     watcher.on_finish(summary)
     return summary
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; every framework has its own words for that."""
+    said = str(error).lower()
+    signs = ("out of memory", "memory allocation", "can't allocate", "unable to allocate", "malloc")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 def environment(session: Session) -> Record:
@@ -203,62 +290,27 @@ def _resolved(
     )
     return replace(
         config,
-        model=str(model.path) if Path(config.model).is_dir() else config.model,
+        model=str(model.path) if is_local(config.model) else config.model,
         backend=selection.name,  # type: ignore[arg-type]
         precision=device.precision if config.precision == "auto" else config.precision,
         data=data,
     )
 
 
-def _check_same(progress: Progress, session: Session, run: Run) -> None:
-    for what, then, now in (
-        ("base model", progress.base, session.base),
-        ("tokenizer", progress.tokenizer, session.tokenizer_base),
-        ("data", progress.data, session.prepared.fingerprint),
+def _check_same(run: Run, session: Session) -> None:
+    """Refuse to go on with other data, or on another base, than the run was started with."""
+    now = environment(session)
+    then = run.environment
+    for what, key in (
+        ("base model", "base_fingerprint"),
+        ("tokenizer", "tokenizer_fingerprint"),
+        ("data", "data_fingerprint"),
     ):
-        if then != now:
+        if then.get(key) != now[key]:
             raise RunError(
                 f"{run.path}: the {what} is not what the run was started with (fingerprint "
-                f"{now[:12]}, then {then[:12]}); put it back, or start a new run"
+                f"{now[key][:12]}, then {str(then.get(key))[:12]}); put it back, or start a new run"
             )
-
-
-def _fit(
-    session: Session, run: Run, state: TrainingState | None, watcher: Watcher, stop: StopRequest
-) -> Fit:
-    config = session.config
-    adapter = state.trainables if state else draw_lora(session.layers, config.lora.r, config.seed)
-    engine = session.backend.load(
-        EngineOptions(
-            model=session.model.path,
-            precision=config.precision,
-            use_4bit=config.use_4bit,
-            gradient_checkpointing=session.placement.gradient_checkpointing,
-            lora=config.lora,
-            adapter=adapter,
-            optimizer=config.optimizer,
-            seed=config.seed,
-        )
-    )
-    if state is not None:
-        engine.restore(state.trainables, state.first, state.second, state.progress.step)
-        progress = state.progress
-    else:
-        progress = Progress(
-            base=session.base, tokenizer=session.tokenizer_base, data=session.prepared.fingerprint
-        )
-    run.rewind(progress.step)
-    return Fit(
-        config=config,
-        run=run,
-        engine=engine,
-        train=session.prepared.train.items,
-        held_out=session.prepared.held_out.items,
-        rows_per_pass=session.placement.rows_per_pass,
-        progress=progress,
-        watcher=watcher,
-        stop=stop,
-    )
 
 
 def _finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record:
@@ -267,8 +319,8 @@ def _finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Recor
     evaluations = {record["step"]: record for record in run.evaluations()}
     before, after = evaluations[0], evaluations[progress.best_step]
     summary = {
-        "run": str(run.path),
-        "adapter": str(run.adapter),
+        "run": str(run.path.absolute()),
+        "adapter": str(run.adapter.absolute()),
         "backend": session.selection.name,
         "reason": session.selection.reason,
         "device": session.device.name,

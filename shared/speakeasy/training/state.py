@@ -42,7 +42,6 @@ class Progress:
         best_score: lowest bits per byte on the held-out set, and the step it was reached at.
         stale: evaluations since then.
         evaluation_due: the step is done and its evaluation is not.
-        base, tokenizer, data: fingerprints of what the run was started with.
     """
 
     step: int = 0
@@ -56,9 +55,6 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     evaluation_due: bool = False
-    base: str = ""
-    tokenizer: str = ""
-    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,10 @@ def check_directory(path: Path) -> None:
         config = read_config(path) if file == "config.json" else {}
         if not config and (path / file).is_file():
             config = read_json_object(path / file)
-        if "auto_map" in config:
+        code = next((key for key in ("auto_map", "model_file") if key in config), None)
+        if code:
             raise ModelError(
-                f"{path / file}: auto_map asks to run the model's own Python code, which speakeasy "
+                f"{path / file}: {code} asks to run the model's own Python code, which speakeasy "
                 "never does; choose a model of an architecture that transformers knows"
             )
     tensor_index(path)

@@ -49,9 +49,10 @@ def resolve_model(name: str, *, say: Say | None = None) -> ModelDirectory:
         source = json.loads((path / "source.json").read_text(encoding="utf-8"))
         origin = source.get("repository") or f"the wheel {source.get('wheel')}"
         model = ModelDirectory(path, name, f"starter model from {origin}, in {path}")
-    elif name and (path := Path(name).expanduser()).is_dir():
+    elif is_local(name):
+        path = Path(name).expanduser()
         model = ModelDirectory(path.resolve(), name, f"local directory {path}")
-    elif name and path.exists():
+    elif name and Path(name).expanduser().exists():
         raise ModelError(f"--model {name}: a file; expected a model directory, a Hub id or starter")
     elif _looks_like_a_path(name):
         raise ModelError(f"--model {name}: no such directory; check the path, or give a Hub id")
@@ -59,6 +60,11 @@ def resolve_model(name: str, *, say: Say | None = None) -> ModelDirectory:
         model = ModelDirectory(_from_hub(name, say), name, f"{name} from the Hugging Face Hub")
     check_directory(model.path)
     return model
+
+
+def is_local(name: str) -> bool:
+    """Whether ``resolve_model`` takes a name for a directory on this machine."""
+    return name not in ("", "starter") and Path(name).expanduser().is_dir()
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -80,7 +86,11 @@ def _from_hub(name: str, say: Say | None) -> Path:
         say(f"model {name}: looking on the Hugging Face Hub; a first download can take minutes")
     try:
         folder = snapshot_download(
-            name, allow_patterns=list(MODEL_FILES), etag_timeout=_HUB_TIMEOUT_S
+            name,
+            allow_patterns=list(MODEL_FILES),
+            # Copies of the same weights in other layouts.
+            ignore_patterns=["consolidated*", "original/*", "onnx/*"],
+            etag_timeout=_HUB_TIMEOUT_S,
         )
     except errors.GatedRepoError as error:
         raise ModelError(

@@ -107,13 +107,14 @@ class Train:
         config = Run.open(place.directory).config if resumed else place.stage.plan
         session = sessions.plan(config, say=follower.say, bar=follower.counting)
         follower.planned(session)
+        opened = sessions.open_engine(session, Run.open(place.directory) if resumed else None)
         if not resumed:
             with new_directory(place.directory) as directory:
                 Run.create(directory, session.config, sessions.environment(session))
                 write_json(directory / MANIFEST, place.manifest)
         run = Run.open(place.directory)
         with follower.training(session, run) as watcher:
-            sessions.train(session, run, watcher)
+            sessions.train(session, run, opened, watcher)
 
 
 class Answers:

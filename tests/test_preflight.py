@@ -1,0 +1,120 @@
+"""Memory estimates and where a plan is placed, on made-up machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import tiny_llama
+
+from speakeasy.config import DataConfig, LoraConfig, TrainConfig
+from speakeasy.errors import DoesNotFitError
+from speakeasy.training.backend import Device
+from speakeasy.training.memory import estimate
+from speakeasy.training.preflight import place
+from speakeasy.weights.checkpoint import ModelShape, model_shape
+
+LLAMA_8B = ModelShape(
+    model_type="llama",
+    layers=32,
+    hidden_size=4096,
+    intermediate_size=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab_size=128256,
+    tied=False,
+    max_positions=131072,
+    parameter_count=8_030_261_248,
+    dtype="BF16",
+    bytes_on_disk=16_060_522_496,
+    quantization=None,
+)
+ADAPTER = 167_772_160  # rank 64 on every linear layer
+CONFIG = TrainConfig(precision="bfloat16", batch_size=8, data=DataConfig(max_length=2048))
+
+
+def gpu(gigabytes: float) -> Device:
+    return Device("cuda", "a GPU", int(gigabytes * 1e9), "bfloat16", "")
+
+
+def test_a_large_gpu_takes_the_whole_batch_at_once() -> None:
+    chosen = place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(640))
+    assert (chosen.rows_per_pass, chosen.gradient_checkpointing) == (8, False)
+
+
+def test_a_cpu_takes_one_row_at_a_time() -> None:
+    cpu = Device("cpu", "CPU", 10**12, "float32", "")
+    chosen = place(replace(CONFIG, precision="float32"), LLAMA_8B, ADAPTER, "torch", cpu)
+    assert (chosen.rows_per_pass, chosen.gradient_checkpointing) == (1, False)
+
+
+def test_less_memory_means_fewer_rows_then_recomputing() -> None:
+    seen = []
+    for tenths in range(4000, 150, -5):
+        try:
+            chosen = place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(tenths / 10))
+        except DoesNotFitError:
+            break
+        assert chosen.estimate.total <= tenths * 1e8
+        seen.append((chosen.gradient_checkpointing, -chosen.rows_per_pass))
+    assert seen == sorted(seen)
+    assert seen[0] == (False, -8)
+    assert (False, -1) in seen
+    assert seen[-1] == (True, -1)
+
+
+def test_the_refusal_says_what_would_fit() -> None:
+    with pytest.raises(DoesNotFitError, match="it would fit with --use-4bit") as caught:
+        place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(16))
+    assert "training needs about" in str(caught.value)
+    four_bits = replace(CONFIG, use_4bit=True, gradient_checkpointing=True)
+    assert place(four_bits, LLAMA_8B, ADAPTER, "torch", gpu(16)).rows_per_pass >= 1
+
+
+def test_the_refusal_of_the_hopeless_and_how_to_overrule_it() -> None:
+    with pytest.raises(DoesNotFitError, match=r"take a smaller model.*--force"):
+        place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(2))
+    assert place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(2), force=True).rows_per_pass == 1
+
+
+def test_recomputing_is_not_decided_for_the_user_on_mlx() -> None:
+    mac = Device("metal", "a Mac", int(20e9), "bfloat16", "")
+    with pytest.raises(DoesNotFitError):
+        place(CONFIG, LLAMA_8B, ADAPTER, "mlx", mac)
+
+
+@given(
+    rows=st.integers(1, 8),
+    length=st.sampled_from([256, 1024, 4096]),
+    backend=st.sampled_from(["mlx", "torch"]),
+    use_4bit=st.booleans(),
+)
+def test_nothing_grows_with_rows_times_vocabulary(
+    rows: int, length: int, backend: str, use_4bit: bool
+) -> None:
+    """Twice the rows, twice the activations; a vocabulary only counts through its matrices."""
+
+    def activations(rows: int, shape: ModelShape = LLAMA_8B) -> int:
+        needed = estimate(
+            shape, LoraConfig(), ADAPTER, backend=backend, precision="bfloat16",
+            use_4bit=use_4bit, row_length=length, rows_per_pass=rows,
+            gradient_checkpointing=False,
+        )  # fmt: skip
+        return needed.activations
+
+    assert activations(2 * rows) == pytest.approx(2 * activations(rows), rel=1e-6)
+    assert activations(rows, replace(LLAMA_8B, vocab_size=32000)) == activations(rows)
+
+
+def test_weights_are_counted_as_they_are_stored(tmp_path: Path) -> None:
+    shape = model_shape(tiny_llama(tmp_path, vocab_size=480))
+    needed = estimate(
+        shape, LoraConfig(r=4), 1000, backend="torch", precision="float32", use_4bit=False,
+        row_length=64, rows_per_pass=1, gradient_checkpointing=False,
+    )  # fmt: skip
+    assert needed.weights == pytest.approx(shape.bytes_on_disk, rel=0.05)
+    assert needed.adapter == 16 * 1000
