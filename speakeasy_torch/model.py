@@ -66,7 +66,9 @@ def load_base(options: EngineOptions) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{options.model}: {str(error).splitlines()[0]}") from error
-    if not options.use_4bit:
+    if options.use_4bit:
+        _keep_differentiable(model)
+    else:
         model.to(device())
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -75,6 +77,17 @@ def load_base(options: EngineOptions) -> Any:
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     return model
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights at the first evaluation.
+
+    On CPUs with AVX512-BF16 it turns them, for good, into a form whose product has no gradient
+    (``Linear4bit.forward``): an adapter trained after an evaluation would learn from nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:

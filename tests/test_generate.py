@@ -248,14 +248,6 @@ def test_nothing_to_answer(backend: str, model: Path) -> None:
     assert load(backend, model).generate([], GREEDY, []) == []
 
 
-def test_every_token_is_reported_as_it_is_chosen(backend: str, model: Path) -> None:
-    told: list[list[int]] = [[] for _ in PROMPTS]
-    answers = functions(backend).generate(
-        bare_model(backend, model), PROMPTS, GREEDY, [7], lambda row, token: told[row].append(token)
-    )
-    assert told == answers
-
-
 def random_state(backend: str) -> list[int]:
     if backend == "torch":
         import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from speakeasy.cli.common import emit, group, json_option, say
+from speakeasy.cli.common import command, emit, group, json_option, say
 from speakeasy.cli.data_files import files_argument, format_option, read_files
 from speakeasy.cli.data_text import (
     duplicates_json,
@@ -46,12 +46,7 @@ def data() -> None:
     """
 
 
-data.add_command(import_)
-data.add_command(preview)
-data.add_command(split)
-
-
-@data.command("status")
+@command("status")
 @files_argument()
 @format_option
 @json_option
@@ -87,7 +82,7 @@ def status(files: tuple[Path, ...], format: Format | None, as_json: bool) -> Non
     print_status(figures)
 
 
-@data.command("check")
+@command("check")
 @files_argument()
 @format_option
 @json_option
@@ -129,3 +124,7 @@ def check(
         problems = f"{len(dataset.problems):,} problems" if dataset.problems else "No problem"
         say(f"{problems} in {len(dataset.sources):,} file(s).")
     context.exit(1 if dataset.problems else 0)
+
+
+for subcommand in (check, import_, preview, split, status):
+    data.add_command(subcommand)
