@@ -1,4 +1,4 @@
-"""The MLX engine: one set of trainable LoRA weights on a frozen mlx-lm model."""
+"""The MLX engine: what a plan trains of an mlx-lm model, and the rest of it frozen."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from speakeasy.training.memory import available_bytes
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
-from speakeasy_mlx.loss import losses_without_gradient, make_target_losses
+from speakeasy_mlx.loss import (
+    losses_without_gradient,
+    make_target_loss,
+    make_trained_head_loss,
+)
 from speakeasy_mlx.model import adapt, load_base, put, take, to_mlx
+from speakeasy_mlx.rows import NAMES, Rows
 
 
 def describe_device() -> Device:
@@ -59,12 +64,15 @@ class MlxEngine:
         self._seed = options.seed
         self._model = load_base(options)
         self._vocabulary = int(self._model.args.vocab_size)
+        self._full = options.full
+        if options.full:
+            self._model.unfreeze()
         if options.lora:
             adapt(self._model, options)
-        self._optimizer = _adamw(options.optimizer) if options.optimizer else None
+        self._rows = Rows(self._model, options.rows) if options.rows else None
+        self._trained = _Trained(self._model, self._rows)
+        self._optimizers = _optimizers(self._trained, options.optimizer)
         self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
-        if self._optimizer is not None:
-            self._optimizer.init(self._model.trainable_parameters())
         if options.gradient_checkpointing:
             if options.lora and options.lora.dropout:
                 raise BackendError(
@@ -73,14 +81,20 @@ class MlxEngine:
                 )
             _checkpoint_layers(self._model)
         self._gradients: Any = None
-        self._target_losses = make_target_losses(self._head, self._vocabulary)
-        self._loss_and_gradient = nn.value_and_grad(self._model, self._loss)
+        self._target_loss = (
+            make_trained_head_loss(self._vocabulary)
+            if options.full
+            else make_target_loss(
+                self._head, self._vocabulary, None if self._rows is None else self._rows.ids_R
+            )
+        )
+        self._loss_and_gradient = nn.value_and_grad(self._trained, self._loss)
         self._model.eval()
 
     def accumulate(self, batch: PackedBatch, scale: float) -> mx.array:
         """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
         self._model.train()
-        loss, gradients = self._loss_and_gradient(_Flat.of(batch), scale)
+        loss, gradients = self._loss_and_gradient(_Flat.of(batch, self._rows), scale)
         if self._gradients is not None:
             gradients = tree_map(mx.add, self._gradients, gradients)
         self._gradients = gradients
@@ -89,7 +103,7 @@ class MlxEngine:
 
     def apply(self, learning_rate: float) -> float:
         """Clip, take one AdamW step, clear the gradients; returns the norm before clipping."""
-        assert self._optimizer is not None
+        assert self._optimizers
         gradients = self._gradients
         self.discard()
         squares = [mx.square(gradient).sum() for _, gradient in tree_flatten(gradients)]
@@ -98,9 +112,12 @@ class MlxEngine:
             if self._max_norm:
                 factor = min(1.0, self._max_norm / (norm + 1e-6))
                 gradients = tree_map(lambda gradient: gradient * factor, gradients)
-            self._optimizer.learning_rate = learning_rate
-            self._optimizer.update(self._model, gradients)
-            mx.eval(self._model.trainable_parameters(), self._optimizer.state)
+            for part, (optimizer, rate) in self._optimizers.items():
+                optimizer.learning_rate = learning_rate * rate
+                optimizer.update(self._trained[part], gradients[part])
+                mx.eval(self._trained[part].trainable_parameters(), optimizer.state)
+            if self._rows is not None:
+                self._rows.write()
         return norm
 
     def discard(self) -> None:
@@ -110,7 +127,7 @@ class MlxEngine:
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target."""
         self._model.eval()
-        flat = _Flat.of(batch)
+        flat = _Flat.of(batch, self._rows)
         losses_N = losses_without_gradient(
             self._head, self._vocabulary, self._hidden(flat), flat.labels_N
         )
@@ -141,33 +158,43 @@ class MlxEngine:
 
     def trainables(self) -> Tensors:
         """Canonical name -> value, float32."""
-        return take(self._model.trainable_parameters())
+        return self._canonical(
+            {part: self._trained[part].trainable_parameters() for part in self._parts()}
+        )
 
     def moments(self) -> tuple[Tensors, Tensors]:
         """AdamW's first and second moments; zeros before the first step."""
-        assert self._optimizer is not None
-        entries = dict(tree_flatten(self._optimizer.state))
-        names = [name for name, _ in tree_flatten(self._model.trainable_parameters())]
         first, second = (
-            take(tree_unflatten([(name, entries[f"{name}.{part}"]) for name in names]))
-            for part in ("m", "v")
+            self._canonical(
+                {part: _moment(opt.state, moment) for part, (opt, _) in self._optimizers.items()}
+            )
+            for moment in ("m", "v")
         )
         return first, second
 
     def restore(self, trainables: Tensors, first: Tensors, second: Tensors, step: int) -> None:
         """Take over a training state with ``step`` AdamW steps behind it."""
-        assert self._optimizer is not None
+        assert self._optimizers
         self.set_trainables(trainables)
-        for part, tensors in (("m", first), ("v", second)):
+        parameters = {to_canonical: key for key, to_canonical in NAMES.items()}
+        for moment, tensors in (("m", first), ("v", second)):
             for name, tensor in tensors.items():
-                entry = _walk(self._optimizer.state, to_mlx(name))
-                entry[part] = mx.array(np.ascontiguousarray(tensor.T))
-        self._optimizer.state["step"] = mx.array(step, dtype=mx.uint64)
-        mx.eval(self._optimizer.state)
+                if name in parameters:
+                    entry, value = self._optimizers["rows"][0].state[parameters[name]], tensor
+                else:
+                    path, value = to_mlx(name, tensor)
+                    entry = _walk(self._optimizers["model"][0].state, path)
+                entry[moment] = mx.array(value)
+        for optimizer, _ in self._optimizers.values():
+            optimizer.state["step"] = mx.array(step, dtype=mx.uint64)
+            mx.eval(optimizer.state)
 
     def set_trainables(self, trainables: Tensors) -> None:
         """Put weights in place and leave the optimizer alone."""
-        put(self._model, trainables)
+        rows = {name: trainables[name] for name in NAMES.values() if name in trainables}
+        put(self._model, {name: trainables[name] for name in trainables if name not in rows})
+        if self._rows is not None:
+            self._rows.put(rows)
 
     def device_peak_bytes(self) -> int | None:
         """Metal's high-water mark; None on the CPU."""
@@ -181,10 +208,41 @@ class MlxEngine:
     def _hidden(self, flat: _Flat) -> mx.array:
         """Hidden_ND of the positions that are scored."""
         caches = [PackedCache(flat.bounds)] * len(self._model.layers)
-        return self._model.model(flat.tokens_1M, cache=caches)[0, flat.index_N]
+        inputs = (
+            None
+            if self._rows is None or flat.places_M is None
+            else self._rows.embed(flat.tokens_1M[0], flat.places_M)[None]
+        )
+        return self._model.model(flat.tokens_1M, cache=caches, input_embeddings=inputs)[
+            0, flat.index_N
+        ]
 
     def _loss(self, flat: _Flat, scale: float) -> mx.array:
-        return self._target_losses(self._hidden(flat), flat.labels_N).sum() * scale
+        trained = [] if self._rows is None else [self._rows.head_RD]
+        if self._full:
+            tied = "lm_head" not in self._model
+            trained = [(self._model.model.embed_tokens if tied else self._model.lm_head).weight]
+        return self._target_loss(self._hidden(flat), flat.labels_N, *trained) * scale
+
+    def _parts(self) -> list[str]:
+        return [part for part in ("model", "rows") if part in self._trained]
+
+    def _canonical(self, parts: dict[str, Any]) -> Tensors:
+        """Trees of the model's and of the rows' parameters, or of something shaped like them."""
+        rows = dict(tree_flatten(parts.get("rows", {})))
+        return take(parts.get("model", {})) | {
+            NAMES[name]: np.array(value, dtype=np.float32) for name, value in rows.items()
+        }
+
+
+class _Trained(nn.Module):
+    """All that may have a gradient, as one module."""
+
+    def __init__(self, model: nn.Module, rows: Rows | None) -> None:
+        super().__init__()
+        self.model = model
+        if rows is not None:
+            self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -194,21 +252,25 @@ class _Flat:
     Attributes:
         bounds: of the segments, see ``attention.PackedCache``.
         index_N, labels_N: positions that are scored, and the token due after each.
+        places_M: see ``Rows.places``; None where no rows are trained.
     """
 
     tokens_1M: mx.array
+    places_M: mx.array | None
     bounds: tuple[int, ...]
     index_N: mx.array
     labels_N: mx.array
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> _Flat:
+    def of(cls, batch: PackedBatch, rows: Rows | None) -> _Flat:
         is_real_BT = batch.segments_BT > 0
+        tokens_M = batch.tokens_BT[is_real_BT]
         labels_M = batch.labels_BT[is_real_BT]
         starts = np.flatnonzero(batch.positions_BT[is_real_BT] == 0)
         index_N = np.flatnonzero(labels_M != IGNORED)
         return cls(
-            tokens_1M=mx.array(batch.tokens_BT[is_real_BT][None]),
+            tokens_1M=mx.array(tokens_M[None]),
+            places_M=None if rows is None else rows.places(tokens_M),
             bounds=(*starts.tolist(), len(labels_M)),
             index_N=mx.array(index_N.astype(np.int32)),
             labels_N=mx.array(labels_M[index_N]),
@@ -222,14 +284,37 @@ def _walk(tree: Any, name: str) -> Any:
     return tree
 
 
-def _adamw(config: OptimizerConfig) -> optim.AdamW:
-    return optim.AdamW(
-        learning_rate=config.learning_rate,
-        betas=[config.beta1, config.beta2],
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        bias_correction=True,
-    )
+def _moment(state: Any, moment: str) -> Any:
+    """One of AdamW's moments, as a tree like that of the parameters."""
+    ending = f".{moment}"
+    entries = [
+        (name.removesuffix(ending), value)
+        for name, value in tree_flatten(state)
+        if name.endswith(ending)
+    ]
+    return tree_unflatten(entries) if entries else {}
+
+
+def _optimizers(
+    trained: nn.Module, config: OptimizerConfig | None
+) -> dict[str, tuple[optim.AdamW, float]]:
+    """For each part that is trained, its AdamW and its rate as a multiple of the learning rate."""
+    if config is None:
+        return {}
+    rates = {"model": 1.0, "rows": config.rows_rate}
+    found = {}
+    for part, rate in rates.items():
+        if part in trained and tree_flatten(trained[part].trainable_parameters()):
+            optimizer = optim.AdamW(
+                learning_rate=config.learning_rate * rate,
+                betas=[config.beta1, config.beta2],
+                eps=config.epsilon,
+                weight_decay=config.weight_decay,
+                bias_correction=True,
+            )
+            optimizer.init(trained[part].trainable_parameters())
+            found[part] = optimizer, rate
+    return found
 
 
 def _checkpoint_layers(model: Any) -> None:

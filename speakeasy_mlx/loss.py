@@ -1,17 +1,19 @@
 """Cross-entropy at the targets only, a chunk of them at a time.
 
-With a vocabulary of 128k the logits are the largest thing in memory. Here the head is frozen,
-so all that the backward pass needs is the gradient of the hidden states, which is as small as
-they are; it is computed in the forward pass while a chunk's logits are at hand, and nothing of
-the vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
-https://arxiv.org/abs/2410.10989).
+With a vocabulary of 128k the logits are the largest thing in memory. Here loss and gradients are
+computed together, in the forward pass, while a chunk's logits are at hand, and nothing of the
+vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
+https://arxiv.org/abs/2410.10989). What the backward pass then needs is as small as the hidden
+states, and as the rows of the head that are trained; only a head that is trained whole has a
+gradient of its own size.
 
-Shapes: N targets, D width, V vocabulary.
+Shapes: N targets, D width, V vocabulary, R trained rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import mlx.core as mx
@@ -26,6 +28,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 Head = Callable[[mx.array], mx.array]
+TargetLosses = Callable[..., mx.array]
 
 
 def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> tuple[mx.array, mx.array]:
@@ -39,15 +42,15 @@ def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> tuple[
     return losses_N, exponentials_NV / sum_N1
 
 
-def _chunk_gradient(
+def _chunk_error(
     head: Head, hidden_ND: mx.array, labels_N: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Losses_N, and the gradient_ND of their sum."""
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Losses_N, the error_NV in the logits, and the gradient_ND of the losses' sum."""
     losses_N, probabilities_NV = _chunk_losses(head, hidden_ND, labels_N)
     rows = mx.arange(labels_N.shape[0])
-    upstream_NV = probabilities_NV.at[rows, labels_N].add(-1.0).astype(hidden_ND.dtype)
-    _, (gradient_ND,) = mx.vjp(head, [hidden_ND], [upstream_NV])
-    return losses_N, gradient_ND
+    error_NV = probabilities_NV.at[rows, labels_N].add(-1.0)
+    _, (gradient_ND,) = mx.vjp(head, [hidden_ND], [error_NV.astype(hidden_ND.dtype)])
+    return losses_N, error_NV, gradient_ND
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:
@@ -55,32 +58,70 @@ def _chunks(count: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def make_target_losses(head: Head, vocabulary: int) -> Callable[[mx.array, mx.array], mx.array]:
-    """The function (hidden_ND, labels_N) -> losses_N, float32 nats, for a frozen head.
+def make_target_loss(head: Head, vocabulary: int, ids_R: mx.array | None = None) -> TargetLosses:
+    """The function (hidden_ND, labels_N) -> summed loss, float32 nats, for a frozen head.
 
-    Differentiable in ``hidden_ND`` alone.
+    Differentiable in ``hidden_ND``. With ``ids_R`` it takes a third argument, the trained values
+    rows_RD that the head holds already in these rows, and is differentiable in them, too.
     """
 
     @mx.custom_function
-    def with_gradient(hidden_ND: mx.array, labels_N: mx.array) -> tuple[mx.array, mx.array]:
-        pairs = [
-            _chunk_gradient(head, hidden_ND[part], labels_N[part])
-            for part in _chunks(len(labels_N), vocabulary)
-        ]
-        losses, gradients = zip(*pairs, strict=True)
-        return mx.concatenate(list(losses)), mx.concatenate(list(gradients))
+    def with_gradient(
+        hidden_ND: mx.array, labels_N: mx.array, *rows: mx.array
+    ) -> tuple[mx.array, ...]:
+        losses, gradients, row_gradients = [], [], []
+        for part in _chunks(len(labels_N), vocabulary):
+            losses_N, error_NV, gradient_ND = _chunk_error(head, hidden_ND[part], labels_N[part])
+            losses.append(losses_N.sum())
+            gradients.append(gradient_ND)
+            if ids_R is not None:
+                row_gradients.append(error_NV[:, ids_R].T @ hidden_ND[part].astype(mx.float32))
+        kept = [reduce(mx.add, row_gradients)] if row_gradients else []
+        return reduce(mx.add, losses), mx.concatenate(gradients), *kept
 
     @with_gradient.vjp
-    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
-        hidden_ND, labels_N = primals
-        gradient_ND = outputs[1] * cotangents[0][:, None].astype(hidden_ND.dtype)
-        return gradient_ND, mx.zeros_like(labels_N)
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        upstream = cotangents[0]
+        hidden_ND, labels_N, *rows = primals
+        gradient_ND = outputs[1] * upstream.astype(hidden_ND.dtype)
+        return gradient_ND, mx.zeros_like(labels_N), *(outputs[2] * upstream for _ in rows)
 
-    def target_losses(hidden_ND: mx.array, labels_N: mx.array) -> mx.array:
-        outputs: Any = with_gradient(hidden_ND, labels_N)
+    def target_loss(hidden_ND: mx.array, labels_N: mx.array, *rows: mx.array) -> mx.array:
+        outputs: Any = with_gradient(hidden_ND, labels_N, *rows)
         return outputs[0]
 
-    return target_losses
+    return target_loss
+
+
+def make_trained_head_loss(vocabulary: int) -> TargetLosses:
+    """The function (hidden_ND, labels_N, head_VD) -> summed loss, differentiable in hidden states
+    and head."""
+
+    @mx.custom_function
+    def with_gradient(
+        hidden_ND: mx.array, labels_N: mx.array, head_VD: mx.array
+    ) -> tuple[mx.array, ...]:
+        def head(part_ND: mx.array) -> mx.array:
+            return part_ND @ head_VD.T
+
+        losses, gradients, head_gradient = [], [], mx.zeros_like(head_VD)
+        for part in _chunks(len(labels_N), vocabulary):
+            losses_N, error_NV, gradient_ND = _chunk_error(head, hidden_ND[part], labels_N[part])
+            losses.append(losses_N.sum())
+            gradients.append(gradient_ND)
+            head_gradient = head_gradient + error_NV.T @ hidden_ND[part]
+        return reduce(mx.add, losses), mx.concatenate(gradients), head_gradient
+
+    @with_gradient.vjp
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        upstream = cotangents[0]
+        return outputs[1] * upstream, mx.zeros_like(primals[1]), outputs[2] * upstream
+
+    def target_loss(hidden_ND: mx.array, labels_N: mx.array, head_VD: mx.array) -> mx.array:
+        outputs: Any = with_gradient(hidden_ND, labels_N, head_VD)
+        return outputs[0]
+
+    return target_loss
 
 
 def losses_without_gradient(

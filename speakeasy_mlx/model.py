@@ -16,10 +16,13 @@ from speakeasy.errors import ModelError
 from speakeasy.training.backend import EngineOptions
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
+from speakeasy.weights.trained_rows import EMBEDDING, HEAD
 from speakeasy_mlx.attention import install
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 BITS, GROUP_SIZE = 4, 64
+_LORA = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b"}
+"""Ends of LoRA's canonical names -> mlx-lm's."""
 
 
 def load_base(options: EngineOptions) -> Any:
@@ -44,7 +47,9 @@ def load_base(options: EngineOptions) -> Any:
     )
     if options.use_4bit and not is_quantized(model):
         try:
-            nn.quantize(model, group_size=GROUP_SIZE, bits=BITS)
+            nn.quantize(
+                model, group_size=GROUP_SIZE, bits=BITS, class_predicate=_quantizable(options)
+            )
         except ValueError as error:
             raise ModelError(
                 f"--use-4bit: {options.model}: {str(error).splitlines()[0]}"
@@ -53,6 +58,12 @@ def load_base(options: EngineOptions) -> Any:
     model.freeze()
     install(model)
     return model
+
+
+def _quantizable(options: EngineOptions) -> Any:
+    """Which layers take 4 bits: all, but for the matrices of which rows are trained."""
+    kept = (EMBEDDING, HEAD) if options.rows else ()
+    return lambda name, layer: hasattr(layer, "to_quantized") and name not in kept
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -83,31 +94,32 @@ def adapt(model: nn.Module, options: EngineOptions) -> None:
     put(model, tensors)
 
 
-def to_canonical(name: str) -> str:
-    """mlx-lm's parameter name in the form that both backends share."""
-    return name.replace(".lora_a", ".lora_A.weight").replace(".lora_b", ".lora_B.weight")
+def to_canonical(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    """mlx-lm's parameter in the form that both backends share: LoRA's matrices are transposed,
+    the model's own weights are the same in both."""
+    for ours, theirs in _LORA.items():
+        if name.endswith(theirs):
+            return name.removesuffix(theirs) + ours, np.ascontiguousarray(value.T)
+    return name, value
 
 
-def to_mlx(name: str) -> str:
+def to_mlx(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     """The inverse of ``to_canonical``."""
-    return name.replace(".lora_A.weight", ".lora_a").replace(".lora_B.weight", ".lora_b")
+    for ours, theirs in _LORA.items():
+        if name.endswith(ours):
+            return name.removesuffix(ours) + theirs, np.ascontiguousarray(value.T)
+    return name, value
 
 
 def put(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Copy canonical arrays into the trainable parameters, which mlx-lm holds transposed."""
-    model.load_weights(
-        [
-            (to_mlx(name), mx.array(np.ascontiguousarray(tensor.T)))
-            for name, tensor in tensors.items()
-        ],
-        strict=False,
-    )
+    """Copy canonical arrays into the trainable parameters."""
+    converted = (to_mlx(name, tensor) for name, tensor in tensors.items())
+    model.load_weights([(name, mx.array(value)) for name, value in converted], strict=False)
     mx.eval(model.trainable_parameters())
 
 
 def take(tree: Any) -> dict[str, np.ndarray]:
     """A tree of trainable parameters, or of something shaped like them, as canonical arrays."""
-    return {
-        to_canonical(name): np.ascontiguousarray(np.array(value, dtype=np.float32).T)
-        for name, value in tree_flatten(tree)
-    }
+    return dict(
+        to_canonical(name, np.array(value, dtype=np.float32)) for name, value in tree_flatten(tree)
+    )

@@ -1,10 +1,9 @@
-"""The PyTorch engine: one set of trainable LoRA weights on a frozen transformers model."""
+"""The PyTorch engine: what a plan trains of a transformers model, and the rest of it frozen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.memory import available_bytes
 from speakeasy_torch import generate as generation
 from speakeasy_torch.loss import target_losses
-from speakeasy_torch.model import adapt, device, load_base, put
+from speakeasy_torch.model import adapt, device, load_base, put, unfreeze
+from speakeasy_torch.rows import Rows
 
 
 def describe_device() -> Device:
@@ -46,19 +46,20 @@ class TorchEngine:
             # The adapter is float32; TF32 is precise enough beside 16-bit activations.
             torch.set_float32_matmul_precision("high")
         self._model = load_base(options)
-        self._parameters = adapt(self._model, options) if options.lora else {}
-        self._optimizer = (
-            _adamw(list(self._parameters.values()), options.optimizer)
-            if options.optimizer
-            else None
-        )
+        self._rows = Rows(self._model, options.rows) if options.rows else None
+        self._parameters = unfreeze(self._model) if options.full else {}
+        if options.lora:
+            self._parameters |= adapt(self._model, options)
+        if self._rows is not None:
+            self._parameters |= self._rows.parameters
+        self._optimizer = self._adamw(options.optimizer) if options.optimizer else None
         self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
         self._model.eval()
 
     def accumulate(self, batch: PackedBatch, scale: float) -> torch.Tensor:
         """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
         self._model.train()
-        total = self._losses(batch)[0].sum()
+        total, _, _ = self._losses(batch)
         (total * scale).backward()
         return total.detach()
 
@@ -72,8 +73,10 @@ class TorchEngine:
         )
         if math.isfinite(norm):
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["rate"]
             self._optimizer.step()
+            if self._rows is not None:
+                self._rows.write()
         self.discard()
         return norm
 
@@ -86,7 +89,7 @@ class TorchEngine:
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target."""
         self._model.eval()
-        losses_N, is_target_BT = self._losses(batch)
+        _, losses_N, is_target_BT = self._losses(batch)
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
         losses_BT[is_target_BT] = losses_N.cpu().numpy()
         return losses_BT
@@ -136,6 +139,8 @@ class TorchEngine:
     def set_trainables(self, trainables: Tensors) -> None:
         """Put weights in place and leave the optimizer alone."""
         put(self._parameters, trainables)
+        if self._rows is not None:
+            self._rows.write()
 
     def device_peak_bytes(self) -> int | None:
         """CUDA's high-water mark; None on the CPU."""
@@ -148,44 +153,57 @@ class TorchEngine:
             for name, parameter in self._parameters.items()
         }
 
-    def _losses(self, batch: PackedBatch) -> tuple[torch.Tensor, np.ndarray]:
-        """Losses_N of the batch's targets in row order, and where they stand."""
+    def _adamw(self, config: OptimizerConfig) -> torch.optim.AdamW:
+        rows = {} if self._rows is None else self._rows.parameters
+        rest = [parameter for name, parameter in self._parameters.items() if name not in rows]
+        groups = [
+            {"params": parameters, "rate": rate}
+            for parameters, rate in ((rest, 1.0), (list(rows.values()), config.rows_rate))
+            if parameters
+        ]
+        return torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def _losses(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Summed loss, losses_N of the batch's targets in row order, and where they stand."""
         is_real_BT = batch.segments_BT > 0
+        tokens_M = batch.tokens_BT[is_real_BT]
         labels_M = batch.labels_BT[is_real_BT]
         positions_M = batch.positions_BT[is_real_BT]
         index_N = np.flatnonzero(labels_M != IGNORED)
         bounds = (*np.flatnonzero(positions_M == 0).tolist(), len(positions_M))
+        inputs = (
+            {"input_ids": self._tensor(tokens_M)[None]}
+            if self._rows is None
+            else {"inputs_embeds": self._rows.embed(tokens_M)[None]}
+        )
         hidden_1MD = self._model.get_decoder()(
-            input_ids=self._tensor(batch.tokens_BT[is_real_BT])[None],
+            **inputs,
             position_ids=self._tensor(positions_M)[None],
             # Any mask of four dimensions keeps transformers from building one of M x M.
             attention_mask=self._no_mask,
             use_cache=False,
             bounds=bounds,
         ).last_hidden_state
-        losses_N = target_losses(
+        total, losses_N = target_losses(
             hidden_1MD[0, self._tensor(index_N)],
             self._model.get_output_embeddings().weight,
             self._tensor(labels_M[index_N]),
+            *(() if self._rows is None else (self._rows.head_RD, self._rows.ids_R)),
         )
-        return losses_N, batch.labels_BT != IGNORED
+        return total, losses_N, batch.labels_BT != IGNORED
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)
-
-
-def _adamw(parameters: list[Any], config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Cross-entropy at the targets only, a chunk of them at a time.
 
-With a vocabulary of 128k the logits are the largest thing in memory. Here the head's rows are
-frozen, so all that the backward pass needs is the gradient of the hidden states, which is as
-small as they are; it is computed in the forward pass while a chunk's logits are at hand, and
-nothing of the vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
-https://arxiv.org/abs/2410.10989).
+With a vocabulary of 128k the logits are the largest thing in memory. Here loss and gradients are
+computed together, in the forward pass, while a chunk's logits are at hand, and nothing of the
+vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
+https://arxiv.org/abs/2410.10989). What the backward pass then needs is as small as the hidden
+states, and as the rows of the head that are trained; only a head that is trained whole has a
+gradient of its own size.
 
-Shapes: N targets, D width, V vocabulary.
+Shapes: N targets, D width, V vocabulary, R trained rows.
 """
 
 from __future__ import annotations
@@ -27,10 +28,18 @@ def chunk_rows(vocabulary: int) -> int:
 class _TargetLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor
-    ) -> torch.Tensor:
-        wants_gradient = ctx.needs_input_grad[0]
-        gradient_ND = torch.empty_like(hidden_ND) if wants_gradient else None
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        head_VD: torch.Tensor,
+        labels_N: torch.Tensor,
+        rows_RD: torch.Tensor | None,
+        ids_R: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wants_hidden, wants_head, _, wants_rows, _ = ctx.needs_input_grad
+        hidden_grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
+        head_grad_VD = torch.zeros_like(head_VD, dtype=torch.float32) if wants_head else None
+        rows_grad_RD = torch.zeros_like(rows_RD) if wants_rows and rows_RD is not None else None
+        wants_any = wants_hidden or wants_head or wants_rows
         losses_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
         step = chunk_rows(head_VD.shape[0])
         for start in range(0, len(labels_N), step):
@@ -39,27 +48,42 @@ class _TargetLoss(torch.autograd.Function):
             labels = labels_N[part, None]
             log_sum_N = logits_NV.logsumexp(dim=1)
             losses_N[part] = log_sum_N - logits_NV.gather(1, labels)[:, 0]
-            if gradient_ND is not None:
-                probabilities_NV = logits_NV.sub_(log_sum_N[:, None]).exp_()
-                probabilities_NV.scatter_add_(
-                    1, labels, -torch.ones_like(labels, dtype=torch.float32)
-                )
-                gradient_ND[part] = probabilities_NV.to(head_VD.dtype) @ head_VD
-        if gradient_ND is not None:
-            ctx.save_for_backward(gradient_ND)
-        return losses_N
+            if not wants_any:
+                continue
+            error_NV = logits_NV.sub_(log_sum_N[:, None]).exp_()
+            error_NV.scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
+            if hidden_grad_ND is not None:
+                hidden_grad_ND[part] = error_NV.to(head_VD.dtype) @ head_VD
+            if rows_grad_RD is not None:
+                rows_grad_RD += error_NV[:, ids_R].T @ hidden_ND[part].float()
+            if head_grad_VD is not None:
+                head_grad_VD.addmm_(error_NV.T, hidden_ND[part].float())
+        ctx.save_for_backward(hidden_grad_ND, head_grad_VD, rows_grad_RD)
+        ctx.mark_non_differentiable(losses_N)
+        return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx: Any, upstream_N: torch.Tensor) -> tuple[Any, ...]:
-        (gradient_ND,) = ctx.saved_tensors
-        return gradient_ND * upstream_N[:, None].to(gradient_ND.dtype), None, None
+    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+        hidden, head, rows = (
+            None if gradient is None else gradient * upstream.to(gradient.dtype)
+            for gradient in ctx.saved_tensors
+        )
+        return hidden, head, None, rows, None
 
 
 def target_losses(
-    hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor
-) -> torch.Tensor:
-    """Losses_N, float32 nats, of each label under the logits ``hidden_ND @ head_VD.T``.
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    labels_N: torch.Tensor,
+    rows_RD: torch.Tensor | None = None,
+    ids_R: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss and losses_N, float32 nats, of each label under ``hidden_ND @ head_VD.T``.
 
-    Differentiable in ``hidden_ND`` alone; ``head_VD`` counts as frozen.
+    The sum is differentiable in ``hidden_ND``, in ``head_VD`` where that is trained, and in
+    ``rows_RD``; losses_N is for looking at.
+
+    Args:
+        rows_RD: trained values, which ``head_VD`` holds already in its rows ``ids_R``.
     """
-    return _TargetLoss.apply(hidden_ND, head_VD, labels_N)
+    return _TargetLoss.apply(hidden_ND, head_VD, labels_N, rows_RD, ids_R)

@@ -124,6 +124,13 @@ def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
     return parameters
 
 
+def unfreeze(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Train the whole model, in place; returns its parameters by the names that they are stored
+    under (a tied output matrix is the embedding matrix)."""
+    model.requires_grad_(True)
+    return dict(model.named_parameters())
+
+
 def canonical_name(name: str) -> str:
     """PEFT's parameter name in the form that both backends share."""
     return name.removeprefix("base_model.model.").replace(f".{ADAPTER}.", ".")

@@ -117,4 +117,4 @@ def test_weights_are_counted_as_they_are_stored(tmp_path: Path) -> None:
         row_length=64, rows_per_pass=1, gradient_checkpointing=False,
     )  # fmt: skip
     assert needed.weights == pytest.approx(shape.bytes_on_disk, rel=0.05)
-    assert needed.adapter == 16 * 1000
+    assert needed.trainable == 16 * 1000

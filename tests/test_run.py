@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasy import config as configuration
+from speakeasy import plan_files
 from speakeasy.config import DataConfig, LoraConfig, OptimizerConfig, TrainConfig
 from speakeasy.errors import RunError, UsageError
 from speakeasy.training import state as states
@@ -29,8 +29,8 @@ CONFIG = TrainConfig(
 
 def test_a_plan_survives_toml(tmp_path: Path) -> None:
     for config in (CONFIG, TrainConfig()):
-        (tmp_path / "run.toml").write_text(configuration.dump(config), encoding="utf-8")
-        assert configuration.load(TrainConfig, tmp_path / "run.toml") == config
+        (tmp_path / "run.toml").write_text(plan_files.dump(config), encoding="utf-8")
+        assert plan_files.load(TrainConfig, tmp_path / "run.toml") == config
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_plan_survives_toml(tmp_path: Path) -> None:
 def test_a_broken_plan_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.toml").write_text(text, encoding="utf-8")
     with pytest.raises((RunError, UsageError)) as caught:
-        configuration.load(TrainConfig, tmp_path / "run.toml")
+        plan_files.load(TrainConfig, tmp_path / "run.toml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

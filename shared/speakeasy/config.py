@@ -1,25 +1,21 @@
-"""The plan of a training run: frozen dataclasses, to TOML and back without loss.
+"""The plan of a training run, as frozen dataclasses whose values are checked.
 
 ``run.toml`` in a run directory is such a plan with every choice made, so that it says all that
-is needed to do the run again.
+is needed to do the run again (``plan_files`` writes and reads it).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from speakeasy.errors import RunError, UsageError
+from speakeasy.errors import UsageError
 
 BackendName = Literal["auto", "mlx", "torch"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Schedule = Literal["constant", "linear", "cosine"]
-T = TypeVar("T")
+Pretrained = Literal["rows", "rows+lora", "full"]
 
 
 def _at_least(option: str, value: float, least: float, what: str) -> None:
@@ -67,6 +63,7 @@ class OptimizerConfig:
         schedule: what follows the warm-up: ``constant``, or ``linear`` or ``cosine`` to zero.
         warmup_ratio: share of all steps in which the rate rises linearly to its peak.
         max_grad_norm: gradients are scaled down to this global L2 norm; 0 leaves them alone.
+        rows_rate: the rate of trained embedding rows, as a multiple of the learning rate.
     """
 
     learning_rate: float = 1e-3
@@ -77,12 +74,15 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+    rows_rate: float = 4.0
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"--learning-rate {self.learning_rate}: expected a number above 0")
         if not 0 <= self.warmup_ratio <= 1:
             raise UsageError(f"--warmup-ratio {self.warmup_ratio}: expected a share from 0 to 1")
+        if not 0 < self.rows_rate < math.inf:
+            raise UsageError(f"--rows-rate {self.rows_rate}: expected a number above 0")
         _at_least("--max-grad-norm", self.max_grad_norm, 0, "the norm")
         _at_least("--weight-decay", self.weight_decay, 0, "weight decay")
 
@@ -118,8 +118,37 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """A whole training run.
+class CorpusConfig:
+    """Raw text to learn, and text that keeps the model from forgetting.
+
+    Attributes:
+        paths: files or directories of text; empty for the packaged texts.
+        evaluation: the same, held out; empty for a seeded share of ``paths``.
+        replay: neutral text that is mixed in; empty for the packaged texts in plain Spanish. A
+            seeded share of it is held out, too: what it loses is what the model forgets.
+        replay_share: share of the training tokens that come from ``replay``; 0 for none.
+        max_length: tokens of a row. Documents are cut to it, and not shortened.
+        holdout: share of documents held out.
+    """
+
+    paths: tuple[str, ...] = ()
+    evaluation: tuple[str, ...] = ()
+    replay: tuple[str, ...] = ()
+    replay_share: float = 0.2
+    max_length: int = 1024
+    holdout: float = 0.05
+
+    def __post_init__(self) -> None:
+        _at_least("--max-length", self.max_length, 16, "a row's length")
+        if not 0 < self.holdout < 1:
+            raise UsageError(f"--holdout {self.holdout}: expected a share between 0 and 1")
+        if not 0 <= self.replay_share < 1:
+            raise UsageError(f"--replay {self.replay_share}: expected a share from 0 up to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class JobConfig:
+    """What every training job has, whatever it learns from.
 
     Attributes:
         model: ``starter``, a directory in Hugging Face format, or a name on the Hub.
@@ -148,7 +177,6 @@ class TrainConfig:
     patience: int = 0
     seed: int = 0
     report_to: tuple[str, ...] = ()
-    data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -165,80 +193,69 @@ class TrainConfig:
         """Packed rows that one optimizer step sees."""
         return self.batch_size * self.grad_accumulation
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row."""
+        raise NotImplementedError
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values in TOML's types: tuples become lists, None is left out."""
-    out: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            out[item.name] = to_dict(value)
-        elif value is not None:
-            out[item.name] = list(value) if isinstance(value, tuple) else value
-    return out
+    @property
+    def trains_lora(self) -> bool:
+        """Whether an adapter is trained."""
+        raise NotImplementedError
 
 
-def from_dict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The dataclass ``kind`` from nested plain values.
+@dataclass(frozen=True, slots=True)
+class TrainConfig(JobConfig):
+    """LoRA on conversations.
 
-    Args:
-        where: file that the values come from, for messages.
-
-    Raises:
-        RunError: an unknown key, or a value of the wrong type.
-        UsageError: a value out of range.
+    Attributes:
+        train_rows: ``auto`` trains, beside the adapter, the embedding rows of chat tokens that
+            the base has never seen; ``new`` those of a vocabulary's added entries, too.
     """
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise RunError(f"{where}: unknown key {unknown[0]!r}; expected one of {sorted(hints)}")
-    arguments = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise RunError(f"{where}: {name} = {value!r}: expected a table")
-            arguments[name] = from_dict(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
-        else:
-            arguments[name] = _convert(value, hint, f"{where}: {name}")
-    return kind(**arguments)
+
+    train_rows: Literal["auto", "new"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row."""
+        return self.data.max_length
+
+    @property
+    def trains_lora(self) -> bool:
+        """Always."""
+        return True
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise RunError(f"{where} = {value!r}: expected one of {list(get_args(hint))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise RunError(f"{where} = {value!r}: expected a list of strings")
-        return tuple(value)
-    kinds = get_args(hint) or (hint,)
-    if float in kinds and type(value) is int:
-        return float(value)
-    if type(value) not in kinds:
-        names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise RunError(f"{where} = {value!r}: expected {names}")
-    return value
+@dataclass(frozen=True, slots=True)
+class PretrainConfig(JobConfig):
+    """Continued pre-training on raw text.
 
-
-def dump(config: Any) -> str:
-    """The plan as TOML text."""
-    import tomli_w
-
-    return tomli_w.dumps(to_dict(config))
-
-
-def load(kind: type[T], path: Path) -> T:
-    """Read a plan that ``dump`` wrote.
-
-    Raises:
-        RunError: the file is missing, is no TOML, or has a wrong key or value.
+    Attributes:
+        train: ``rows`` (those of a vocabulary's added entries), ``rows+lora`` (an adapter too,
+            merged at the end), or ``full`` (every weight).
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path}: not found; is {path.parent} a run directory?") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: not a TOML file ({error})") from None
-    return from_dict(kind, values, str(path))
+
+    num_epochs: int = 1
+    train: Pretrained = "rows+lora"
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+
+    def __post_init__(self) -> None:
+        JobConfig.__post_init__(self)
+        if self.train == "full" and self.use_4bit:
+            raise UsageError("--use-4bit: --train full changes every weight; leave one of them out")
+        if self.train == "full" and self.precision not in ("auto", "float32"):
+            raise UsageError(
+                f"--precision {self.precision}: --train full keeps the weights in float32; leave "
+                "it out"
+            )
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row."""
+        return self.corpus.max_length
+
+    @property
+    def trains_lora(self) -> bool:
+        """Whether an adapter is trained."""
+        return self.train == "rows+lora"

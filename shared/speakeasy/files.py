@@ -53,6 +53,24 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+@contextmanager
+def write_file(path: Path) -> Iterator[Path]:
+    """A file that appears at ``path`` only when the block ends without an error.
+
+    Yields a temporary name beside ``path`` to write to. On an error nothing is left of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON, keys in the order given. NaN is refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -5,6 +5,7 @@ Shape suffixes: B rows of a batch, T positions of a row, N targets, V vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ class RenderedSet:
         targets: target tokens of all items.
     """
 
-    items: list[Rendered]
+    items: Sequence[Rendered]
     rejected: list[Rejected]
     shortened: int
     dropped_turns: int

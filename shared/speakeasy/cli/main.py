@@ -19,6 +19,7 @@ COMMANDS = {
     "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
     "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
     "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),
+    "pretrain": ("speakeasy.cli.pretrain:pretrain", "Go on pre-training a model on raw text."),
     "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),
     "train": ("speakeasy.cli.train:train", "Adapt a model to conversations with LoRA."),
 }

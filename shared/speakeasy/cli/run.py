@@ -63,7 +63,7 @@ class Terminal:
 
     def planned(self, session: Session) -> None:
         """What is about to be trained."""
-        from speakeasy.cli.train import show_preflight
+        from speakeasy.cli.training import show_preflight
 
         show_preflight(session)
 

@@ -19,6 +19,7 @@ import numpy as np
 from speakeasy.batches.types import PackedBatch
 from speakeasy.config import BackendName, LoraConfig, OptimizerConfig, Precision
 from speakeasy.errors import BackendError
+from speakeasy.weights.trained_rows import TrainedRows
 
 Tensors = dict[str, np.ndarray]
 
@@ -76,8 +77,11 @@ class EngineOptions:
     Attributes:
         model: directory in Hugging Face format.
         precision: type of the frozen weights and of the activations; never ``auto``.
-        lora: shape of the adapter; None for the bare model.
+        lora: shape of the adapter; None for none.
         adapter: canonical LoRA tensors to start from (float32, see ``weights.adapters``).
+        rows: rows of the embedding and output matrices that have values of their own; trained
+            where there is an optimizer.
+        full: train every weight of the model, held in float32.
         optimizer: None for an engine that only evaluates and generates.
         seed: of the dropout.
     """
@@ -88,6 +92,8 @@ class EngineOptions:
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
     adapter: Mapping[str, np.ndarray] | None = None
+    rows: TrainedRows | None = None
+    full: bool = False
     optimizer: OptimizerConfig | None = None
     seed: int = 0
 
@@ -123,7 +129,8 @@ class Engine(Protocol):
     """The arithmetic of one run. Both backends have these and no more.
 
     A step is any number of ``accumulate`` calls and one ``apply``. Names and orientation of
-    tensors that cross this line are canonical (``weights.adapters``), their type float32.
+    tensors that cross this line are canonical (``weights.adapters``, ``weights.trained_rows``; a
+    model that is trained whole has its own names), their type float32.
     """
 
     def accumulate(self, batch: PackedBatch, scale: float) -> Scalar:

@@ -17,8 +17,8 @@ from speakeasy.batches.templates import ensure_chat_template
 from speakeasy.config import TrainConfig
 from speakeasy.errors import BackendError, DoesNotFitError, ModelError
 from speakeasy.training.backend import REGISTRY, Device, Selection, missing, open_backend, select
+from speakeasy.training.planning import SUPPORTED
 from speakeasy.training.preflight import place
-from speakeasy.training.session import SUPPORTED
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import (
     linear_layers,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speakeasy.batches.pack import build_batch, pack
+from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import IGNORED, Rendered
 from speakeasy.training.backend import Engine
 
@@ -63,7 +64,7 @@ def held_out_loss(
     Args:
         advance: called with the number of conversations behind after each pass.
     """
-    rows = pack([len(item.tokens_T) for item in items], row_length, seed=0)
+    rows = pack(item_lengths(items), row_length, seed=0)
     nats = np.zeros(len(items), dtype=np.float64)
     target_tokens = 0
     for start in range(0, len(rows), rows_per_pass):

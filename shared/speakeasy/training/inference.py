@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from speakeasy.batches.layout import ChatLayout
 from speakeasy.batches.templates import ensure_chat_template, render_prompt
-from speakeasy.config import BackendName, LoraConfig, Precision
+from speakeasy.config import BackendName, LoraConfig, Precision, PretrainConfig
 from speakeasy.errors import DataError, RunError, UsageError
 from speakeasy.training.backend import (
     Device,
@@ -23,10 +23,12 @@ from speakeasy.training.backend import (
     open_backend,
     select,
 )
-from speakeasy.training.run import Run
+from speakeasy.training.run import ROWS_FILE, Run
 from speakeasy.weights.adapters import Adapter, check_fits, read_adapter
 from speakeasy.weights.checkpoint import fingerprint, linear_layers, model_shape
 from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
+from speakeasy.weights.trained_rows import TrainedRows
+from speakeasy.weights.trained_rows import load as load_rows
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -118,12 +120,16 @@ class Responder:
         device = backend.describe_device()
         precision = device.precision if speaker.precision == "auto" else speaker.precision
         say(f"backend: {selection.name} ({selection.reason}) on {device.name}, {precision}")
+        rows = _trained_rows(directory)
+        if rows is not None:
+            say(f"rows: {len(rows.ids):,} trained with the adapter")
         options = EngineOptions(
             model=model.path,
             precision=precision,
             use_4bit=use_4bit,
             lora=_lora_config(adapter) if adapter else None,
             adapter=adapter.tensors if adapter else None,
+            rows=rows,
         )
         return cls(
             engine=backend.load(options),
@@ -238,12 +244,19 @@ def _adapter_directory(speaker: Speaker) -> tuple[Run | None, Path | None]:
     if not (path / "run.toml").is_file():
         raise RunError(f"--run {path}: no run.toml; expected a directory made by speakeasy train")
     run = Run(path)
-    if not run.adapter.is_dir():
+    if isinstance(run.config, PretrainConfig):
         raise RunError(
-            f"{path}: has no adapter yet; finish the run with: "
-            f"speakeasy train --resume --output-dir {path}"
+            f"{path}: a pre-training run, whose result is a whole model; give it as --model"
         )
+    if not run.adapter.is_dir():
+        raise RunError(f"{path}: has no adapter yet; finish the run with: {run.resume_command}")
     return run, run.adapter
+
+
+def _trained_rows(adapter: Path | None) -> TrainedRows | None:
+    """The embedding rows that were trained with an adapter, which lie beside it in its run."""
+    file = adapter.parent / ROWS_FILE if adapter else None
+    return load_rows(file) if file and file.is_file() else None
 
 
 def _model_name(speaker: Speaker, run: Run | None, adapter: Adapter | None) -> str:

@@ -7,19 +7,19 @@ and stopping. All it asks of a backend is in ``backend.Engine``.
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from speakeasy.batches.pack import build_batch
+from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import PackedBatch, Rendered
-from speakeasy.config import TrainConfig
+from speakeasy.config import JobConfig
 from speakeasy.errors import DivergedError, InterruptedRun
 from speakeasy.training import state as states
 from speakeasy.training.backend import Engine
-from speakeasy.training.evaluate import held_out_loss
+from speakeasy.training.evaluate import HeldOutLoss, held_out_loss
 from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.run import Run
 from speakeasy.training.schedule import DataOrder, StepRows, learning_rate
@@ -59,17 +59,19 @@ class Fit:
     """One run of the loop, from a progress to the end.
 
     Attributes:
-        train, held_out: conversations as tokens.
+        train, held_out: conversations or texts as tokens.
+        neutral: text that must not be forgotten, scored beside the held-out set; may be empty.
         rows_per_pass: packed rows that go through the engine at once; more of them only cost
             memory, the gradient is the same.
         progress: where to begin; afterwards, where it ended.
     """
 
-    config: TrainConfig
+    config: JobConfig
     run: Run
     engine: Engine
     train: Sequence[Rendered]
     held_out: Sequence[Rendered]
+    neutral: Sequence[Rendered]
     rows_per_pass: int
     progress: Progress
     watcher: Watcher
@@ -77,8 +79,8 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.order = DataOrder(
-            lengths=[len(item.tokens_T) for item in self.train],
-            row_length=self.config.data.max_length,
+            lengths=item_lengths(self.train),
+            row_length=self.config.row_length,
             rows_per_step=self.config.rows_per_step,
             seed=self.config.seed,
         )
@@ -107,7 +109,7 @@ class Fit:
         before = self.progress
         step = before.step + 1
         started = time.perf_counter()
-        batch = build_batch(self.train, rows.rows, self.config.data.max_length)
+        batch = build_batch(self.train, rows.rows, self.config.row_length)
         rate = learning_rate(self.config.optimizer, step, self.total_steps)
         nats, norm = self._update(batch, step, rate)
         seconds = time.perf_counter() - started
@@ -167,7 +169,7 @@ class Fit:
         self._save()
         raise InterruptedRun(
             f"stopped after step {self.progress.step} of {self.total_steps}; the state is saved; "
-            f"go on with: speakeasy train --resume --output-dir {shlex.quote(str(self.run.path))}",
+            f"go on with: {self.run.resume_command}",
             self.stop.signal_number,
         )
 
@@ -189,15 +191,9 @@ class Fit:
     def _evaluate(self) -> None:
         """Score the held-out set at the present step, and remember the best so far."""
         step = self.progress.step
-        self.watcher.on_evaluation_start(len(self.held_out))
+        self.watcher.on_evaluation_start(len(self.held_out) + len(self.neutral))
         started = time.perf_counter()
-        result = held_out_loss(
-            self.engine,
-            self.held_out,
-            self.config.data.max_length,
-            rows_per_pass=self.rows_per_pass,
-            advance=self._evaluation_advance,
-        )
+        result = self._score(self.held_out)
         score = result.bits_per_byte
         if not math.isfinite(score):
             raise DivergedError(
@@ -214,7 +210,7 @@ class Fit:
                 stale=0 if improved else self.progress.stale + 1,
                 evaluation_due=False,
             )
-        record = {
+        record: Record = {
             "step": step,
             "eval_loss": result.loss,
             "eval_bits_per_byte": score,
@@ -222,12 +218,23 @@ class Fit:
             "eval_target_tokens": result.target_tokens,
             "eval_target_bytes": result.target_bytes,
             "eval_target_words": result.target_words,
-            "seconds": time.perf_counter() - started,
         }
+        if self.neutral:
+            record["neutral_bits_per_byte"] = self._score(self.neutral).bits_per_byte
+        record["seconds"] = time.perf_counter() - started
         self.run.log_evaluation(record)
         if step:
             self._save()
         self.watcher.on_evaluation(record)
+
+    def _score(self, items: Sequence[Rendered]) -> HeldOutLoss:
+        return held_out_loss(
+            self.engine,
+            items,
+            self.config.row_length,
+            rows_per_pass=self.rows_per_pass,
+            advance=self._evaluation_advance,
+        )
 
     def _evaluation_advance(self, conversations: int) -> None:
         self._obey_stop()

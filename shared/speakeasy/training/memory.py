@@ -58,7 +58,7 @@ class MemoryEstimate:
     """Bytes, by what holds them."""
 
     weights: int
-    adapter: int
+    trainable: int
     activations: int
     logits: int
     overhead: int
@@ -72,7 +72,7 @@ class MemoryEstimate:
 def estimate(
     shape: ModelShape,
     lora: LoraConfig,
-    adapter_parameters: int,
+    trainable: int,
     *,
     backend: str,
     precision: Precision,
@@ -80,12 +80,15 @@ def estimate(
     row_length: int,
     rows_per_pass: int,
     gradient_checkpointing: bool,
+    whole: bool = False,
 ) -> MemoryEstimate:
     """Memory of a training step.
 
     Args:
-        adapter_parameters: trainable parameters.
+        trainable: parameters that are trained: each has a float32 value, its gradient and AdamW's
+            two moments.
         rows_per_pass: packed rows that go through the model at once.
+        whole: every weight is trained, so none is frozen beside the trained ones.
     """
     width = BYTES[precision]
     head = shape.vocab_size * shape.hidden_size
@@ -94,6 +97,8 @@ def estimate(
     weights = embeddings * width + linears * (NF4_BYTES if use_4bit else width)
     if shape.quantization is not None:
         weights = shape.bytes_on_disk
+    if whole:
+        weights = 0
     positions = row_length * rows_per_pass
     per_block = width * _activation_floats(shape, lora, backend, row_length)
     if backend == "torch" and width < 4:
@@ -102,7 +107,7 @@ def estimate(
     working = per_block if gradient_checkpointing else 0
     return MemoryEstimate(
         weights=int(weights),
-        adapter=16 * adapter_parameters,
+        trainable=16 * trainable,
         activations=int(positions * (kept + working)),
         logits=3 * LOGITS_CHUNK,
         overhead=OVERHEAD[backend],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from speakeasy.config import TrainConfig
+from speakeasy.config import JobConfig, PretrainConfig, TrainConfig
 from speakeasy.errors import DoesNotFitError
 from speakeasy.training.backend import Device
 from speakeasy.training.memory import MemoryEstimate, estimate
@@ -28,9 +28,9 @@ class Placement:
 
 
 def place(
-    config: TrainConfig,
+    config: JobConfig,
     shape: ModelShape,
-    adapter_parameters: int,
+    trainable: int,
     backend: str,
     device: Device,
     *,
@@ -48,14 +48,14 @@ def place(
     """
     leanest = None
     for rows, checkpointing in _candidates(config, backend, device):
-        needed = _estimate(config, shape, adapter_parameters, backend, rows, checkpointing)
+        needed = _estimate(config, shape, trainable, backend, rows, checkpointing)
         leanest = Placement(rows, checkpointing, needed)
         if needed.total <= device.memory:
             return leanest
     assert leanest is not None
     if force:
         return leanest
-    advice = _advice(config, shape, adapter_parameters, backend, device)
+    advice = _advice(config, shape, trainable, backend, device)
     raise DoesNotFitError(
         f"training needs about {gigabytes(leanest.estimate.total)} and {device.name} has "
         f"{gigabytes(device.memory)} free; {advice}"
@@ -67,7 +67,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _candidates(config: TrainConfig, backend: str, device: Device) -> Iterator[tuple[int, bool]]:
+def _candidates(config: JobConfig, backend: str, device: Device) -> Iterator[tuple[int, bool]]:
     """Rows a pass and checkpointing, from the fastest to the leanest.
 
     Fewer rows at a time cost little, recomputing costs a third: so rows give way first.
@@ -83,9 +83,9 @@ def _candidates(config: TrainConfig, backend: str, device: Device) -> Iterator[t
 
 
 def _estimate(
-    config: TrainConfig,
+    config: JobConfig,
     shape: ModelShape,
-    adapter_parameters: int,
+    trainable: int,
     backend: str,
     rows: int,
     checkpointing: bool,
@@ -93,40 +93,47 @@ def _estimate(
     return estimate(
         shape,
         config.lora,
-        adapter_parameters,
+        trainable,
         backend=backend,
         precision=config.precision,
         use_4bit=config.use_4bit or shape.quantization is not None,
-        row_length=config.data.max_length,
+        row_length=config.row_length,
         rows_per_pass=rows,
         gradient_checkpointing=checkpointing,
+        whole=_whole(config),
     )
 
 
 def _advice(
-    config: TrainConfig, shape: ModelShape, adapter_parameters: int, backend: str, device: Device
+    config: JobConfig, shape: ModelShape, trainable: int, backend: str, device: Device
 ) -> str:
     """The first change, or set of changes, that makes the plan fit."""
-    changes = [
-        ("--gradient-checkpointing", replace(config, gradient_checkpointing=True)),
-        ("--use-4bit", replace(config, use_4bit=True)),
-        (
-            "--use-4bit --gradient-checkpointing",
-            replace(config, use_4bit=True, gradient_checkpointing=True),
-        ),
+    recomputed = replace(config, gradient_checkpointing=True)
+    changes = [("--gradient-checkpointing", recomputed)]
+    leanest = "--gradient-checkpointing", recomputed
+    if not _whole(config):
+        leanest = f"--use-4bit {leanest[0]}", replace(recomputed, use_4bit=True)
+        changes += [("--use-4bit", replace(config, use_4bit=True)), leanest]
+    changes += [
+        (f"{leanest[0]} --max-length {length}", _shorter(leanest[1], length))
+        for length in (512, 256)
+        if length < config.row_length
     ]
-    for length in (512, 256):
-        if length < config.data.max_length:
-            shorter = replace(config.data, max_length=length)
-            changes.append(
-                (
-                    f"--use-4bit --gradient-checkpointing --max-length {length}",
-                    replace(config, use_4bit=True, gradient_checkpointing=True, data=shorter),
-                )
-            )
     for options, changed in changes:
         checkpointing = bool(changed.gradient_checkpointing)
-        needed = _estimate(changed, shape, adapter_parameters, backend, 1, checkpointing)
+        needed = _estimate(changed, shape, trainable, backend, 1, checkpointing)
         if needed.total <= device.memory:
             return f"it would fit with {options}"
     return "take a smaller model, or free memory; --force tries all the same"
+
+
+def _shorter(config: JobConfig, length: int) -> JobConfig:
+    if isinstance(config, TrainConfig):
+        return replace(config, data=replace(config.data, max_length=length))
+    assert isinstance(config, PretrainConfig)
+    return replace(config, corpus=replace(config.corpus, max_length=length))
+
+
+def _whole(config: JobConfig) -> bool:
+    """Whether every weight of the model is trained."""
+    return isinstance(config, PretrainConfig) and config.train == "full"

@@ -26,6 +26,7 @@ class Prepared:
 
     Attributes:
         train, held_out: rendered conversations with counts of what was shortened or left out.
+        neutral: held-out text that must not be forgotten, raw text's only.
         overlap: how many held-out conversations stand in ``train`` too, token for token.
         origin: where they came from, in words.
         fingerprint: changes with any token or target of either side, or their order.
@@ -36,6 +37,7 @@ class Prepared:
     overlap: int
     origin: str
     fingerprint: str
+    neutral: Sequence[Rendered] = ()
 
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -7,6 +7,7 @@
     metrics.jsonl         one object a training step
     evaluations.jsonl     one object an evaluation of the held-out set; the first is at step 0
     adapter/              the best adapter, in the backend's own format
+    rows.safetensors      embedding rows that were trained beside it, if any
     state/step-NNNNNN/    portable training states
     summary.json          final figures; there only when the run has finished
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speakeasy import config as configuration
-from speakeasy.config import TrainConfig
+from speakeasy import plan_files
+from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import RunError
 from speakeasy.files import disk_errors, new_directory, occupied, write_json, write_text
 
 Record = dict[str, Any]
+ROWS_FILE = "rows.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, environment: Record) -> Run:
+    def create(cls, path: Path, config: TrainConfig | PretrainConfig, environment: Record) -> Run:
         """Start a run in a new or empty directory.
 
         Raises:
@@ -47,7 +50,7 @@ class Run:
         cls.check_free(path)
         with disk_errors(str(path), "nothing was started"), new_directory(path) as directory:
             write_json(directory / "environment.json", environment)
-            write_text(directory / "run.toml", configuration.dump(config))
+            write_text(directory / "run.toml", plan_files.dump(config))
         return cls(path)
 
     @staticmethod
@@ -90,12 +93,22 @@ class Run:
             for directory in (self.path, self.states):
                 for torn in directory.glob(".*-*"):
                     shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+            if (self.path / "model").is_dir():  # whole, but not moved into its place yet
+                shutil.rmtree(self.path / "model")
             yield
 
     @property
-    def config(self) -> TrainConfig:
-        """The plan."""
-        return configuration.load(TrainConfig, self.path / "run.toml")
+    def config(self) -> TrainConfig | PretrainConfig:
+        """The plan; what it learns from tells which kind it is."""
+        path = self.path / "run.toml"
+        kind = PretrainConfig if "corpus" in plan_files.read(path) else TrainConfig
+        return plan_files.load(kind, path)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the run."""
+        verb = "pretrain" if isinstance(self.config, PretrainConfig) else "train"
+        return f"speakeasy {verb} --resume --output-dir {shlex.quote(str(self.path))}"
 
     @property
     def environment(self) -> Record:
@@ -106,6 +119,11 @@ class Run:
     def adapter(self) -> Path:
         """Where the finished adapter lies."""
         return self.path / "adapter"
+
+    @property
+    def rows(self) -> Path:
+        """Where the trained embedding rows lie, if there are any."""
+        return self.path / ROWS_FILE
 
     @property
     def states(self) -> Path:

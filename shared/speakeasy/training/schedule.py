@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speakeasy.batches.pack import pack
-from speakeasy.config import OptimizerConfig, TrainConfig
+from speakeasy.config import JobConfig, OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
@@ -64,7 +64,7 @@ class DataOrder:
         """Every epoch has as many rows, since ties alone are shuffled."""
         return -(-len(self.epoch_rows(0)) // self.rows_per_step)
 
-    def total_steps(self, config: TrainConfig) -> int:
+    def total_steps(self, config: JobConfig) -> int:
         """Steps of the whole run."""
         return config.max_steps or config.num_epochs * self.steps_per_epoch()
 

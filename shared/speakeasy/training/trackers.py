@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from speakeasy import config as configuration
+from speakeasy import plan_files
 from speakeasy.errors import SpeakeasyError
 from speakeasy.files import write_json
 from speakeasy.training import state as states
@@ -184,7 +184,7 @@ class _TensorBoard:
             filename_suffix=f".{earlier:03d}",  # names differ by the second alone otherwise
         )
         if not earlier:
-            plan = "".join(f"    {line}\n" for line in configuration.dump(run.config).splitlines())
+            plan = "".join(f"    {line}\n" for line in plan_files.dump(run.config).splitlines())
             self._writer.add_text("run.toml", plan)  # indented: Markdown for "as it is"
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -214,7 +214,7 @@ class _Wandb:
             id=_identity(run, "wandb"),
             resume=None if mode == "offline" else "allow",  # offline, the id alone joins them
             dir=str(run.path),
-            config=configuration.to_dict(run.config),
+            config=plan_files.to_dict(run.config),
             mode=mode,
             # Left alone, it would capture the terminal under the progress bars.
             settings=wandb.Settings(console="off", silent=True),
@@ -249,7 +249,7 @@ class _Trackio:
             project=PROJECT,
             name=f"{run.path.name}-{_identity(run, 'trackio')}",
             resume="allow",
-            config=configuration.to_dict(run.config),
+            config=plan_files.to_dict(run.config),
             embed=False,
         )
         self._finish = trackio.finish

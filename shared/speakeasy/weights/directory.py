@@ -14,6 +14,20 @@ from speakeasy.errors import ModelError
 from speakeasy.weights.safetensors_io import TensorInfo, read_header
 
 _INDEX = "model.safetensors.index.json"
+_COMPANIONS = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+    "expansion.json",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -67,6 +81,13 @@ def check_directory(path: Path) -> None:
                 "never does; choose a model of an architecture that transformers knows"
             )
     tensor_index(path)
+
+
+def companion_files(path: Path) -> list[Path]:
+    """A model's files that stay as they are when its weights change: the tokenizer, the chat
+    template, the generation config, the record of an expansion, licences."""
+    found = {file for pattern in _COMPANIONS for file in path.glob(pattern) if file.is_file()}
+    return sorted(found)
 
 
 def tensor_index(path: Path) -> dict[str, TensorInfo]:

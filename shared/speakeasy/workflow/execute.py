@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speakeasy.config import to_dict
 from speakeasy.errors import InterruptedRun, RunError
 from speakeasy.files import occupied
+from speakeasy.plan_files import to_dict
 from speakeasy.training.run import Record, read_json
 from speakeasy.workflow.recipe import Recipe, Stage
 from speakeasy.workflow.stages import KINDS, MANIFEST, Follower, Place, Say, result

@@ -29,9 +29,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from speakeasy.config import TrainConfig, from_dict
+from speakeasy.config import TrainConfig
 from speakeasy.dialect.prompts import packaged_prompts
 from speakeasy.errors import RunError, UsageError
+from speakeasy.plan_files import from_dict
 from speakeasy.training.backend import Sampling
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -20,6 +20,7 @@ from speakeasy.files import new_directory, write_json
 from speakeasy.training import session as sessions
 from speakeasy.training.inference import Responder, Speaker
 from speakeasy.training.loop import Watcher
+from speakeasy.training.planning import plan
 from speakeasy.training.run import Record, Run, read_json
 from speakeasy.weights.checkpoint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.hub import resolve_model
@@ -105,7 +106,7 @@ class Train:
         """Start the run, or go on with it."""
         resumed = (place.directory / MANIFEST).is_file()
         config = Run.open(place.directory).config if resumed else place.stage.plan
-        session = sessions.plan(config, say=follower.say, bar=follower.counting)
+        session = plan(config, say=follower.say, bar=follower.counting)
         follower.planned(session)
         opened = sessions.open_engine(session, Run.open(place.directory) if resumed else None)
         if not resumed:

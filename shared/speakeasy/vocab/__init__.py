@@ -1,0 +1,1 @@
+"""Vocabulary: words a tokenizer lacks, how to add them without harm, and the proof."""
