@@ -16,12 +16,14 @@ from speakeasy.errors import SpeakeasyError
 COMMANDS = {
     "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
     "completion": ("speakeasy.cli.completion:completion", "Print the tab completion script."),
+    "corpus": ("speakeasy.cli.corpus:corpus", "Build a corpus of raw text, and say what one holds."),
     "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
     "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
     "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),
     "pretrain": ("speakeasy.cli.pretrain:pretrain", "Go on pre-training a model on raw text."),
     "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),
     "train": ("speakeasy.cli.train:train", "Adapt a model to conversations with LoRA."),
+    "vocab": ("speakeasy.cli.vocab:vocab", "Give a model words of its own."),
 }
 """Command name -> (module:attribute, the first sentence of its help, so that nothing is imported
 to list it; a test compares the two)."""

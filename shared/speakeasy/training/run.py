@@ -101,8 +101,9 @@ class Run:
     def config(self) -> TrainConfig | PretrainConfig:
         """The plan; what it learns from tells which kind it is."""
         path = self.path / "run.toml"
-        kind = PretrainConfig if "corpus" in plan_files.read(path) else TrainConfig
-        return plan_files.load(kind, path)
+        if "corpus" in plan_files.read(path):
+            return plan_files.load(PretrainConfig, path)
+        return plan_files.load(TrainConfig, path)
 
     @property
     def resume_command(self) -> str:

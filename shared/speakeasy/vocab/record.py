@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from speakeasy.errors import ModelError
 from speakeasy.weights.directory import read_json_object
@@ -22,10 +23,13 @@ def added_ids(model: Path) -> list[int]:
     file = model / RECORD
     if not file.is_file():
         return []
-    record = read_json_object(file)
+    ids: set[Any] = set()
+    record: Any = read_json_object(file)
     try:
-        ids = {entry["id"] for part in ("added", "steps") for entry in record[part]}
-    except (KeyError, TypeError):
+        while record is not None:  # a model may have been expanded more than once
+            ids |= {entry["id"] for part in ("added", "steps") for entry in record[part]}
+            record = record.get("base", {}).get("expansion")
+    except (KeyError, TypeError, AttributeError):
         ids = {None}
     if not all(type(token) is int and token >= 0 for token in ids):
         raise ModelError(f"{file}: not a record of speakeasy vocab expand; expand the model again")
