@@ -43,23 +43,27 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "speakeasy", *(str(word) for word in words)]
 
 
-def start(*words: object, **options: Any) -> subprocess.Popen:
-    """Start it in a process of its own and go on; ``options`` are Popen's."""
+def start(*words: object, threads: int = 1, **options: Any) -> subprocess.Popen:
+    """Start it in a process of its own and go on; ``options`` are Popen's.
+
+    One thread: tiny products on two busy cores are several times slower with two. A real model
+    takes 0, which leaves the number to the libraries.
+    """
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command(*words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # One thread: tiny products on two busy cores are several times slower with two.
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        env=env | {"OMP_NUM_THREADS": str(threads)} if threads else env,
         **options,
     )
 
 
-def alone(*words: object) -> Done:
+def alone(*words: object, threads: int = 1) -> Done:
     """Run it to its end in a process of its own, which must succeed."""
-    process = start(*words)
-    stdout, stderr = process.communicate(timeout=300)
+    process = start(*words, threads=threads)
+    stdout, stderr = process.communicate(timeout=600)
     if process.returncode:
         raise AssertionError(f"speakeasy {words} ended with {process.returncode}:\n{stderr}")
     return Done(process.returncode, stdout, stderr)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from libraries import with_mlx_lm, with_peft
 from model_files import (
@@ -61,6 +61,7 @@ def merged(tensor: np.ndarray, adapter: Adapter, module: str) -> np.ndarray:
     return tensor.astype(np.float64) + merge_scale(adapter) * (B.astype(np.float64) @ A)
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_adapted_matrices_are_merged_in_float32_and_cast_once(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli import speakeasy
+from cli import alone, speakeasy
 from safetensors.numpy import load_file
 
 from speakeasy.corpus.starter import starter_texts
@@ -54,17 +54,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_four_commands(backend: str, expanded: Path, data: Path, tmp_path: Path) -> None:
     assert not missing(backend)
     pretrained, adapted = tmp_path / "catalan-spanish-pretrained", tmp_path / "catalan-spanish-full"
-    first = speakeasy(
+    first = alone(
         "pretrain", "--model_path", expanded, "--corpus_path", data / "catalan_corpus",
         "--output_dir", pretrained, "--max-steps", 2, "--batch-size", 1, "--max-length", 64,
         "--holdout", 0.2, "--replay-path", data / "catalan_corpus", "--backend", backend, "--json",
+        threads=0,
     ).result  # fmt: skip
     assert first["steps"] == 2
-    second = speakeasy(
+    second = alone(
         "train", "--model_name", pretrained, "--train_file", data / "train_catalan_spanish.jsonl",
         "--eval_file", data / "eval_catalan_spanish.jsonl", "--output_dir", adapted,
         "--num_epochs", 1, "--lora_r", 64, "--lora_alpha", 16, "--max-length", 256,
-        "--backend", backend, "--json",
+        "--backend", backend, "--json", threads=0,
     ).result  # fmt: skip
     assert second["eval_bits_per_byte"] < second["eval_bits_per_byte_before"]
     assert (adapted / "adapter" / "adapter_config.json").is_file()

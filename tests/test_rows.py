@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import (
     EMBEDDING,
@@ -122,6 +122,7 @@ def test_padding_is_taken_and_never_shrunk(tmp_path: Path) -> None:
     assert report == RowsReport(61, 62, 1, 1, True)
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_any_set_of_rows_on_any_matrix(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

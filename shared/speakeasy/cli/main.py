@@ -16,7 +16,10 @@ from speakeasy.errors import SpeakeasyError
 COMMANDS = {
     "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
     "completion": ("speakeasy.cli.completion:completion", "Print the tab completion script."),
-    "corpus": ("speakeasy.cli.corpus:corpus", "Build a corpus of raw text, and say what one holds."),
+    "corpus": (
+        "speakeasy.cli.corpus:corpus",
+        "Build a corpus of raw text, and say what one holds.",
+    ),
     "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
     "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
     "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),

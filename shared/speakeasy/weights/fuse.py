@@ -143,14 +143,14 @@ def _edited(
     name: str, info: TensorInfo, stored: np.dtype, lora: _Lora | None, table: Table | None
 ) -> Iterator[Block]:
     wide = change = np.empty((0, 0), dtype=np.float32)
-    scaled_B = lora.B * lora.scale if lora is not None else None
+    A, scaled_B = (lora.A, lora.B * lora.scale) if lora is not None else (None, None)
     for start, block in row_blocks(info):
         count = len(block)
         if not len(wide):  # once for all blocks, of which none is larger than the first
             wide, change = np.empty_like(block, np.float32), np.empty_like(block, np.float32)
         np.copyto(wide[:count], block)
-        if lora is not None and scaled_B is not None:
-            np.matmul(scaled_B[start : start + count], lora.A, out=change[:count])
+        if A is not None and scaled_B is not None:
+            np.matmul(scaled_B[start : start + count], A, out=change[:count])
             wide[:count] += change[:count]
         cast = _cast(name, wide[:count], stored)
         if table is not None:

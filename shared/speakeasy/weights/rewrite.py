@@ -24,6 +24,7 @@ from speakeasy.weights.directory import read_config, read_json_object, tensor_in
 from speakeasy.weights.rope import complete_config
 from speakeasy.weights.safetensors_io import (
     DTYPES,
+    Block,
     TensorInfo,
     read_header,
     row_blocks,

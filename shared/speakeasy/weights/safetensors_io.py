@@ -43,7 +43,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 """safetensors' names of the types that numpy (with ml_dtypes) can hold."""
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2 * 2**20
 """What a streaming pass reads at once: large enough for the disk, small beside any model."""
 
 _NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
@@ -313,9 +313,10 @@ def _write(handle: FileIO, block: Block | bytes) -> None:
     if isinstance(block, TensorInfo):
         _copy(handle, block)
         return
-    if isinstance(block, np.ndarray):
-        block = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
-    view = memoryview(block)
+    if isinstance(block, bytes):
+        view = memoryview(block)
+    else:
+        view = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
     while view:
         view = view[handle.write(view) :]
 

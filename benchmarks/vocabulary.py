@@ -1,0 +1,179 @@
+"""What a larger vocabulary costs and gains, by how many entries are added.
+
+    python -m benchmarks.vocabulary --work-dir runs/vocabulary
+
+For each number of entries: mine them, expand the model, score conversations that nothing has seen;
+pre-train on the packaged texts, score; train LoRA for an epoch on conversations, score. Everything
+is the starter model's, on the CPU. Stages lie in the work directory and are done once, so a run
+that was stopped goes on. It takes about an hour and a half on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speakeasy.batches.render import render_all
+from speakeasy.data.dataset import load_conversations, starter_conversations
+from speakeasy.data.split import hold_out
+from speakeasy.training.backend import EngineOptions, open_backend
+from speakeasy.training.evaluate import held_out_loss
+from speakeasy.weights.hub import load_tokenizer, resolve_model
+
+ROW = 512
+UNSEEN = 0.1
+"""Share of the packaged conversations that no stage sees."""
+SCORED = ("at_once", "pretrained")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the stages lie, and how much is trained."""
+
+    work: Path
+    conversations: int
+    precision: str
+
+    def prepare(self) -> None:
+        """Write the three parts of the conversations."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        seen, unseen = hold_out(starter_conversations(), fraction=UNSEEN, seed=0)
+        for name, part in (
+            ("seen", seen),
+            ("train", seen[:: max(1, len(seen) // self.conversations)][: self.conversations]),
+            ("unseen", unseen[:60]),
+        ):
+            lines = [json.dumps({"messages": c.to_messages()}) + "\n" for c in part]
+            (self.work / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    def run(self, *words: object) -> dict[str, Any]:
+        """One command, by its JSON; what it says to people goes on to stderr."""
+        done = subprocess.run(
+            [sys.executable, "-m", "speakeasy", *map(str, words), "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    def stage(self, name: str, *words: object) -> Path:
+        """A stage that writes a directory, done once."""
+        place = self.work / name
+        if not (place / "summary.json").exists() and not (place / "expansion.json").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            self.run(*words, "--output-dir", place)
+        return place
+
+    def score(self, model: Path | str) -> dict[str, float]:
+        """Target tokens and bits a byte of the unseen conversations under a model."""
+        path = resolve_model(str(model)).path
+        kept = self.work / f"{path.name}.score.json"
+        if kept.exists():
+            return json.loads(kept.read_text())
+        items = render_all(
+            load_tokenizer(path), load_conversations([self.work / "unseen.jsonl"]), 1024
+        ).items
+        engine = open_backend("torch").load(EngineOptions(model=path, precision="float32"))
+        loss = held_out_loss(engine, items, 1024)
+        found = {"tokens": loss.target_tokens, "bits_per_byte": loss.bits_per_byte}
+        kept.write_text(json.dumps(found))
+        return found
+
+    def expanded(self, entries: int, init: str = "subword") -> Path:
+        """The starter model with so many mined entries."""
+        words = self.work / f"words-{entries}.txt"
+        if not words.exists():
+            self.run(
+                "vocab", "suggest", self.work / "seen.jsonl", *packaged_texts(),
+                "--entries", entries, "--output", words,
+            )  # fmt: skip
+        return self.stage(
+            f"expanded-{entries}-{init}",
+            "vocab", "expand", "--model", "starter", "--words", words, "--init", init,
+        )  # fmt: skip
+
+    def pretrained(self, model: Path, name: str, *more: object) -> Path:
+        """A model pre-trained on the packaged texts."""
+        return self.stage(
+            name,
+            "pretrain", "--model", model, "--max-length", ROW, "--batch-size", 4,
+            "--precision", self.precision, *more,
+        )  # fmt: skip
+
+    def trained(self, model: Path | str, name: str, *more: object) -> dict[str, Any]:
+        """The summary of an epoch of LoRA on conversations."""
+        place = self.stage(
+            name,
+            "train", "--model", model, "--train-file", self.work / "train.jsonl",
+            "--eval-file", self.work / "unseen.jsonl", "--num-epochs", 1, "--max-length", 1024,
+            "--batch-size", 1, "--learning-rate", 5e-4, "--precision", self.precision, *more,
+        )  # fmt: skip
+        return json.loads((place / "summary.json").read_text())
+
+
+def packaged_texts() -> list[Path]:
+    """The packaged texts that are mined beside the conversations."""
+    from speakeasy.corpus.starter import starter_text_files
+
+    return starter_text_files()
+
+
+def row(bench: Bench, entries: int) -> dict[str, Any]:
+    """One line of the table."""
+    if not entries:
+        at_once = bench.score("starter")
+        trained = bench.trained("starter", "lora-0")
+        return {"entries": 0, "at_once": at_once, "pretrained": None, "trained": trained}
+    model = bench.expanded(entries)
+    pretrained = bench.pretrained(model, f"pretrained-{entries}")
+    return {
+        "entries": entries,
+        "at_once": bench.score(model),
+        "pretrained": bench.score(pretrained),
+        "neutral": json.loads((pretrained / "summary.json").read_text()),
+        "trained": bench.trained(pretrained, f"lora-{entries}", "--train-rows", "new"),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    base = next(r for r in rows if not r["entries"])["at_once"]["tokens"]
+    lines = [
+        "| entries | tokens saved | at once | pre-trained | then LoRA | training seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in sorted(rows, key=lambda r: r["entries"]):
+        saved = 1 - r["at_once"]["tokens"] / base
+        bits = [f"{r[at]['bits_per_byte']:.3f}" if r[at] else "-" for at in SCORED]
+        trained = f"{r['trained']['eval_bits_per_byte']:.3f} | {r['trained']['seconds']:.0f}"
+        lines.append(f"| {r['entries']:,} | {saved:.1%} | {' | '.join(bits)} | {trained} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Do every stage that is not done yet, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/vocabulary"))
+    parser.add_argument("--entries", type=int, nargs="+", default=[0, 300, 2000, 100, 1000])
+    parser.add_argument("--conversations", type=int, default=160)
+    parser.add_argument("--precision", default="bfloat16")
+    options = parser.parse_args()
+    bench = Bench(options.work_dir, options.conversations, options.precision)
+    bench.prepare()
+    rows = []
+    for entries in options.entries:
+        rows.append(row(bench, entries))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
