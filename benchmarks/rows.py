@@ -5,7 +5,8 @@
 The model has the shape of Llama 3.2 1B (tied, bfloat16, 2.5 GB) and random weights; it is made in a
 temporary directory, which needs 6 GB, and removed again. Every contender runs in a process of its
 own, ends with all files on the disk, and begins with the disk at rest and the model's files in the
-page cache. They take turns, and times are compared within a round.
+page cache. They take turns, and times are compared within a round. On a machine that others use as
+well, set OMP_NUM_THREADS=1: numpy's BLAS otherwise waits for its threads by spinning.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def make_model(directory: Path, layers: int) -> None:
     shapes["model.norm.weight"] = (hidden,)
     dtype = DTYPES["BF16"]
     generator = np.random.default_rng(0)
-    pool = (0.02 * generator.standard_normal(BLOCK_BYTES, dtype=np.float32)).astype(dtype)
+    pool = (0.02 * generator.standard_normal(4 * BLOCK_BYTES, dtype=np.float32)).astype(dtype)
 
     def blocks(shape: tuple[int, ...]) -> Any:
         left = int(np.prod(shape))
@@ -168,8 +169,8 @@ def measure(name: str, model: Path, adapter: Path, target: Path) -> dict[str, fl
 def table(results: dict[str, list[dict[str, float]]], largest: int) -> str:
     """Medians, and time against ``cp`` of the same round, as Markdown."""
     lines = [
-        f"| | time | against cp (least to most) | CPU time | peak memory | at most {largest / 1e6:.0f} "
-        f"+ {MARGIN / 1e6:.0f} MB |",
+        "| | time | against cp (least to most) | CPU time | peak memory | "
+        f"at most {largest / 1e6:.0f} + {MARGIN / 1e6:.0f} MB |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vocabularies import GUIDE, GUIDE_PHRASES, byte_level, four_forms, sentencepiece
 
-from speakeasy.cli.vocab_expand import MODE_CHOICES
+from speakeasy.cli.vocab_options import MODE_CHOICES
 from speakeasy.errors import ModelError
 from speakeasy.files import write_json
 from speakeasy.vocab.expand import MODES, Expansion, plan_expansion

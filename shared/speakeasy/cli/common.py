@@ -50,6 +50,22 @@ def json_option(function: F) -> F:
     )(function)
 
 
+def model_option(
+    help: str = "starter, a directory, or a name on the Hub.", default: str | None = None
+) -> Callable[[F], F]:
+    """``--model``, in the guide's spellings too; the command receives ``model``."""
+    return click.option(
+        "--model",
+        "--model-name",
+        "--model-path",
+        "model",
+        default=default,
+        show_default=default is not None,
+        metavar="NAME",
+        help=help,
+    )
+
+
 def emit(result: dict[str, Any]) -> None:
     """Print the one JSON object of ``--json`` on stdout."""
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str))

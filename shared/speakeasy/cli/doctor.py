@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speakeasy.cli.common import command, emit, json_option, say
+from speakeasy.cli.common import command, emit, json_option, model_option, say
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -20,8 +20,7 @@ WIDTH = 12
 
 
 @command()
-@click.option("--model", "--model-name", "--model-path", "model", metavar="NAME",
-              help="Look at this model too: starter, a directory or a Hub id.")  # fmt: skip
+@model_option("Look at this model too: starter, a directory or a Hub id.")
 @json_option
 @click.pass_context
 def doctor(context: click.Context, model: str | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from speakeasy.cli.common import command, json_option
+from speakeasy.cli.common import command, json_option, model_option
 from speakeasy.cli.training import carry_out
 from speakeasy.cli.training_options import (
     JOB_FIELDS,
@@ -15,7 +15,6 @@ from speakeasy.cli.training_options import (
     amount_options,
     given,
     job_options,
-    model_option,
     paths_option,
     run_options,
 )
@@ -25,7 +24,7 @@ FULL_RATE = 1e-4
 
 
 @command()
-@model_option
+@model_option("starter, a directory, or a name on the Hub.  [default: starter]")
 @paths_option(
     "--corpus-path",
     help="Text: a corpus that 'speakeasy corpus build' made, a .txt or .jsonl file, or a "

@@ -6,21 +6,13 @@ from pathlib import Path
 
 import click
 
-from speakeasy.cli.common import command, console, emit, json_option, say
+from speakeasy.cli.common import command, console, emit, json_option, model_option, say
 from speakeasy.errors import DataError, UsageError
 
 
 @command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    "--model-name",
-    "--model-path",
-    "model",
-    default="starter",
-    show_default=True,
-    help="Whose tokenizer and chat template.",
-)
+@model_option("Whose tokenizer and chat template.", default="starter")
 @click.option("--index", default=1, show_default=True, help="Which conversation, from 1.")
 @click.option(
     "--max-length",

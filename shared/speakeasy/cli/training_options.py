@@ -89,17 +89,6 @@ def paths_option(*names: str, help: str) -> Callable[[F], F]:
     return click.option(*names, multiple=True, type=kind, metavar="PATH", help=help)
 
 
-def model_option(function: F) -> F:
-    """``--model``, in the guide's spellings too."""
-    return click.option(
-        "--model",
-        "--model-name",
-        "--model-path",
-        "model",
-        help="starter, a directory, or a name on the Hub.  [default: starter]",
-    )(function)
-
-
 def amount_options(epochs: int) -> Callable[[F], F]:
     """How much is trained: epochs, steps, rows."""
     names = click.option

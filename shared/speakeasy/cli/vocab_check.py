@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from speakeasy.cli.common import command, console, emit, json_option, progress, say
-from speakeasy.cli.vocab_expand import MODE_CHOICES
+from speakeasy.cli.common import command, console, emit, json_option, model_option, progress, say
+from speakeasy.cli.vocab_options import mode_option, words_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,41 +23,12 @@ STARTER = "starter"
 
 
 @command("check")
-@click.option(
-    "--model",
-    "--model-name",
-    "--model-path",
-    "model",
-    default=STARTER,
-    show_default=True,
-    help="starter, a directory, or a name on the Hub.",
-)
-@click.option(
-    "--words",
-    "words_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Your own words, one a line, or a file that suggest has written.  "
-    "[default: the guide's five categories]",
-)
-@click.option("--categories", help="Only these, such as family,places.  [default: all]")
-@click.option(
-    "--lexicon",
-    type=click.Choice(["guide", "full"]),
-    default="guide",
-    show_default=True,
-    help="The guide's words, or all of the packaged lexicon with its word forms.",
-)
+@model_option(default="starter")
+@words_options
 @click.option(
     "--phrases", is_flag=True, help="Plan one token for entries of several words as well."
 )
-@click.option(
-    "--mode",
-    type=click.Choice(MODE_CHOICES),
-    default="auto",
-    show_default=True,
-    help="How the tokenizer would reach new entries; see 'expand'.",
-)
+@mode_option
 @click.option(
     "--train-file",
     "train_files",

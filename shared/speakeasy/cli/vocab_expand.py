@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from speakeasy.cli.common import command, console, emit, json_option, progress, say
+from speakeasy.cli.common import command, console, emit, json_option, model_option, progress, say
+from speakeasy.cli.vocab_options import mode_option, words_options
 from speakeasy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,45 +20,19 @@ if TYPE_CHECKING:
     from speakeasy.vocab.words import Word
     from speakeasy.weights.rows import Init
 
-MODE_CHOICES = ("auto", "vocab", "merges", "reserved")
-"""``speakeasy.vocab.expand.MODES``, which is not imported for ``--help``; a test compares."""
-
 _SHOWN = 100
 """Rows of the table; the rest is in the record."""
 
 
 @command("expand")
-@click.option(
-    "--model",
-    "--model-name",
-    "--model-path",
-    "model",
-    default="starter",
-    show_default=True,
-    help="starter, a directory, or a name on the Hub.",
-)
+@model_option(default="starter")
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="New directory for the expanded model.",
 )
-@click.option(
-    "--words",
-    "words_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Your own words, one a line, or a file that suggest has written.  "
-    "[default: the guide's five categories]",
-)
-@click.option("--categories", help="Only these, such as family,places.  [default: all]")
-@click.option(
-    "--lexicon",
-    type=click.Choice(["guide", "full"]),
-    default="guide",
-    show_default=True,
-    help="The guide's words, or all of the packaged lexicon with its word forms.",
-)
+@words_options
 @click.option(
     "--corpus",
     multiple=True,
@@ -79,13 +54,7 @@ _SHOWN = 100
     show_default=True,
     help="New rows: the mean of the old pieces' rows, or of all rows.",
 )
-@click.option(
-    "--mode",
-    type=click.Choice(MODE_CHOICES),
-    default="auto",
-    show_default=True,
-    help="How the tokenizer reaches new entries; reserved takes unused rows of Llama 3.",
-)
+@mode_option
 @click.option(
     "--allow-collateral",
     type=click.IntRange(min=0),
@@ -130,7 +99,7 @@ def expand(
     from speakeasy.vocab.expand import plan_for
     from speakeasy.vocab.families import read_source
     from speakeasy.vocab.verify import examine
-    from speakeasy.vocab.words import choose_words
+    from speakeasy.vocab.words import choose_words, forms_of
     from speakeasy.weights.hub import resolve_model
 
     if not dry_run:
@@ -141,8 +110,12 @@ def expand(
     tokenizer = read_source(source.path)
     if corpus:
         words = _with_forms_of(corpus, words, tokenizer)
-    forms, several = _forms(words, phrases)
-    plan = plan_for(tokenizer, forms, mode=mode, phrases=several)
+    forms, several = forms_of(words)
+    plan = (
+        plan_for(tokenizer, forms, mode=mode, phrases=several)
+        if phrases  # otherwise the plan says of each phrase why it is left out
+        else plan_for(tokenizer, [*forms, *several], mode=mode)
+    )
     require_words(plan)
     _show_plan(plan)
     if dry_run:
@@ -200,15 +173,6 @@ def _with_forms_of(corpus: Sequence[Path], words: Sequence[Word], tokenizer: Sou
             yield from (document.text for document in read_documents(material.texts))
 
     return forms_in_corpus(words, count_forms(tokenizer, texts()))
-
-
-def _forms(words: Sequence[Word], phrases: bool) -> tuple[list[str], list[str]]:
-    """Forms for the plan, and those of several words if they are wanted as one token."""
-    forms = list(dict.fromkeys(form for word in words for form in word.forms))
-    if not phrases:
-        return forms, []  # the plan says of each phrase why it is left out
-    several = [form for form in forms if len(form.split()) > 1]
-    return [form for form in forms if len(form.split()) == 1], several
 
 
 def _show_plan(plan: Expansion) -> None:

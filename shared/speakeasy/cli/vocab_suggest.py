@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speakeasy.cli.common import command, console, emit, json_option, progress, say
+from speakeasy.cli.common import command, console, emit, json_option, model_option, progress, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,15 +21,7 @@ _BAR = 30  # characters of the curve's longest bar
 
 @command("suggest")
 @click.argument("corpus", nargs=-1, type=click.Path(path_type=Path), metavar="[CORPUS]...")
-@click.option(
-    "--model",
-    "--model-name",
-    "--model-path",
-    "model",
-    default="starter",
-    show_default=True,
-    help="starter, a directory, or a name on the Hub.",
-)
+@model_option(default="starter")
 @click.option("--entries", type=click.IntRange(min=1), help="How many.  [default: 300]")
 @click.option(
     "--min-count",

@@ -68,6 +68,6 @@ def sample(text: str) -> str:
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
     """The model, loaded once (a second) in a process."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -66,9 +66,7 @@ def prepare_text(
     origin = ", ".join(config.paths) or "the packaged texts (ca, es-ca)"
 
     def tokenized(files: list[Path], holdout: float) -> Tokenized:
-        return tokenize(
-            files, holdout, config.max_length, tokenizer, tokenizer_base, seed, bar
-        )
+        return tokenize(files, holdout, config.max_length, tokenizer, tokenizer_base, seed, bar)
 
     if config.evaluation:
         learned = tokenized(files, 0.0)

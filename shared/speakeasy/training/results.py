@@ -14,10 +14,11 @@ from speakeasy.files import disk_errors, new_directory, write_file
 from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.run import Record, Run
 from speakeasy.training.state import Tensors
-from speakeasy.weights import fuse, trained_rows
+from speakeasy.weights import trained_rows
 from speakeasy.weights.adapters import Adapter, read_adapter, target_names, write_mlx, write_peft
 from speakeasy.weights.checkpoint import linear_layers
 from speakeasy.weights.directory import companion_files
+from speakeasy.weights.fuse import fuse, write_weights
 from speakeasy.weights.trained_rows import SUFFIX, TrainedRows
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _write_model(session: Session, run: Run, tensors: Tensors) -> None:
     source = session.model.path
     with new_directory(run.path / "model", replace=True) as directory:
         if session.rows is None:
-            fuse.write_weights(source, directory, tensors)
+            write_weights(source, directory, tensors)
         else:
             _merge(session, source, directory, tensors, session.rows.replaced(tensors))
         for file in companion_files(source):
@@ -141,7 +142,7 @@ def _merge(
 ) -> None:
     matrices = _without_rows(dict(tensors))
     adapter = _adapter(session, matrices) if matrices else None
-    fuse.fuse(source, directory, adapter=adapter, rows=rows.tables())
+    fuse(source, directory, adapter=adapter, rows=rows.tables())
 
 
 def _publish(directory: Path, target: Path, last: str) -> None:

@@ -31,7 +31,7 @@ def write_tokenizer(source: Source, spec: Spec, target: Path, given_up: Collecti
         target: an existing directory.
         given_up: tokens that are special no longer.
     """
-    write_text(target / "tokenizer.json", json.dumps(spec, ensure_ascii=False, indent=2) + "\n")
+    write_text(target / "tokenizer.json", json.dumps(spec, ensure_ascii=False) + "\n")
     config = _without(source.config, given_up)
     if spec["model"].get("ignore_merges"):
         config["tokenizer_class"] = CLASS

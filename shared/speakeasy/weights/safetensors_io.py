@@ -43,8 +43,9 @@ DTYPES: dict[str, np.dtype] = {
 }
 """safetensors' names of the types that numpy (with ml_dtypes) can hold."""
 
-BLOCK_BYTES = 2 * 2**20
-"""What a streaming pass reads at once: large enough for the disk, small beside any model."""
+BLOCK_BYTES = 2**20
+"""What a streaming pass reads at once: large enough for the disk, and small enough that the memory
+of one block serves the next (measured: larger ones are mapped anew each time)."""
 
 _NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
