@@ -3,11 +3,11 @@
     python -m benchmarks.vocabulary --work-dir runs/vocabulary
 
 First the guide's words: bits a byte of held-out text and of neutral Spanish before any training,
-with either way to begin the rows, and after pre-training on the packaged texts. Then, for each number of
-mined entries: expand the model, score conversations that nothing has seen; pre-train, score; train
-LoRA for an epoch on conversations, score. Everything is the starter model's, on the CPU. Stages lie
-in the work directory and are done once, so a run that was stopped goes on. It takes about an hour
-on two cores.
+with either way to begin the rows, and after pre-training on the packaged texts. Then, for each
+number of mined entries: expand the model, score conversations that nothing has seen; pre-train,
+score; train LoRA for an epoch on conversations, score. Everything is the starter model's, on the
+CPU. Stages lie in the work directory and are done once, so a run that was stopped goes on. It takes
+about an hour on two cores.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Bench:
 
     work: Path
     conversations: int
+    pretrain_steps: int
     precision: str
 
     def prepare(self) -> None:
@@ -52,7 +53,7 @@ class Bench:
         for name, part in (
             ("seen", seen),
             ("train", seen[:: max(1, len(seen) // self.conversations)][: self.conversations]),
-            ("unseen", unseen[:40]),
+            ("unseen", unseen[:30]),
         ):
             lines = [json.dumps({"messages": c.to_messages()}) + "\n" for c in part]
             (self.work / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -137,7 +138,7 @@ class Bench:
         return self.stage(
             name,
             "pretrain", "--model", model, "--max-length", ROW, "--batch-size", 4,
-            "--precision", self.precision, *more,
+            "--precision", self.precision, "--max-steps", self.pretrain_steps, *more,
         )  # fmt: skip
 
     def trained(self, model: Path | str, name: str, *more: object) -> dict[str, Any]:
@@ -197,10 +198,13 @@ def main() -> None:
     )
     parser.add_argument("--work-dir", type=Path, default=Path("runs/vocabulary"))
     parser.add_argument("--entries", type=int, nargs="+", default=[0, 300, 2000, 100, 1000])
-    parser.add_argument("--conversations", type=int, default=120)
+    parser.add_argument("--conversations", type=int, default=80)
+    parser.add_argument("--pretrain-steps", type=int, default=0, help="0 for one epoch")
     parser.add_argument("--precision", default="bfloat16")
     options = parser.parse_args()
-    bench = Bench(options.work_dir, options.conversations, options.precision)
+    bench = Bench(
+        options.work_dir, options.conversations, options.pretrain_steps, options.precision
+    )
     bench.prepare()
     print("| | held-out text | neutral Spanish |\n|---|---|---|")
     for name, found in bench.guide().items():

@@ -10,10 +10,15 @@ import pytest
 from cli import alone, speakeasy
 from safetensors.numpy import load_file
 
+from speakeasy.batches.pieces import Cutter
+from speakeasy.batches.types import Rendered
 from speakeasy.corpus.starter import starter_texts
 from speakeasy.data.dataset import starter_conversations
-from speakeasy.training.backend import missing
+from speakeasy.training.backend import EngineOptions, missing, open_backend
+from speakeasy.training.evaluate import held_out_loss
+from speakeasy.weights.directory import companion_files
 from speakeasy.weights.hub import load_tokenizer, resolve_model
+from speakeasy.weights.rows import add_rows
 
 pytestmark = pytest.mark.starter
 
@@ -48,6 +53,35 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"{name}_catalan_spanish.jsonl"
         path.write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def test_the_rows_begin_near_where_they_belong(expanded: Path, tmp_path: Path) -> None:
+    """Before any training: the mean of the old pieces costs at most 3% of the bits, and less than
+    the guide's way, the mean of all rows."""
+    record = json.loads((expanded / "expansion.json").read_text())
+    start = resolve_model("starter").path
+    pieces = {entry["id"]: entry["pieces"] for entry in record["added"]}
+    mean = tmp_path / "mean"
+    mean.mkdir()
+    add_rows(start, mean, pieces, init="mean")
+    for file in companion_files(expanded):
+        (mean / file.name).write_bytes(file.read_bytes())
+    bits = {model: bits_per_byte(model) for model in (start, expanded, mean)}
+    assert bits[expanded] <= 1.03 * bits[start]
+    assert bits[expanded] < bits[mean]
+
+
+def bits_per_byte(model: Path) -> float:
+    """Of a dozen packaged texts, whole."""
+    texts = [document.text for document in starter_texts("es-ca")[:12]]
+    cut = Cutter(load_tokenizer(model), 512).cut(texts)
+    items = [
+        Rendered(np.array(ids, np.int32), np.arange(len(ids)) > 0, size, words)
+        for pieces in cut
+        for ids, size, words in pieces
+    ]
+    engine = open_backend("torch").load(EngineOptions(model=model, precision="float32"))
+    return held_out_loss(engine, items, 512).bits_per_byte
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from model_files import (
 )
 
 from speakeasy.errors import ModelError, SpeakeasyError
+from speakeasy.weights import safetensors_io
 from speakeasy.weights.checkpoint import DTYPES, check_directory, model_shape, tensor_index
 from speakeasy.weights.rewrite import Replacement, open_base, rewrite
 
@@ -213,6 +215,27 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "new" / "model.safetensors").mkdir()
     with pytest.raises(SpeakeasyError, match="nothing was written; free some space"):
         rewrite(base, tmp_path / "new", {})
+
+
+@pytest.mark.parametrize("failing", [0, 2, 20])
+def test_a_disk_that_fills_up_midway_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """One block fails in the writing thread, whichever it is; those after it would succeed."""
+    write, calls = safetensors_io._write, iter(range(1000))
+
+    def full_once(handle: FileIO, block: safetensors_io.Block | bytes) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(handle, block)
+
+    base = open_base(stored_llama(tmp_path / "model"), WAY_OUT)
+    assert len(base.tensors) == 20  # and one block for the header
+    (tmp_path / "new").mkdir()
+    monkeypatch.setattr(safetensors_io, "_write", full_once)
+    with pytest.raises(SpeakeasyError, match="No space left on device; nothing was written"):
+        rewrite(base, tmp_path / "new", {})
+    assert not (tmp_path / "new" / "config.json").exists()
 
 
 def test_killed_in_the_middle_nothing_looks_finished(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from speakeasy.errors import ModelError
 from speakeasy.weights.checkpoint import model_shape
 from speakeasy.weights.directory import tensor_index
 from speakeasy.weights.safetensors_io import (
-    DTYPES,
     TensorInfo,
     read_header,
+    read_rows,
     read_tensor,
     write_tensors,
 )
@@ -100,16 +100,10 @@ def _rows(model: Path, tensors: Mapping[str, TensorInfo], name: str, ids: np.nda
             f"{model}: {name} is stored as {info.dtype}, so its rows cannot be trained; give the "
             "full-precision model, with --use-4bit where memory is short"
         )
-    count, width = info.shape
+    count = info.shape[0]
     if len(ids) and not 0 <= ids[0] <= ids[-1] < count:
         raise ModelError(f"{model}: {name} has {count} rows, but row {ids[-1]} is to be trained")
-    dtype = DTYPES[info.dtype]
-    values = np.empty((len(ids), width), dtype=np.float32)
-    with info.file.open("rb") as file:
-        for place, row in enumerate(ids.tolist()):
-            file.seek(info.start + row * width * dtype.itemsize)
-            values[place] = np.frombuffer(file.read(width * dtype.itemsize), dtype=dtype)
-    return values
+    return read_rows(info, ids.tolist()).astype(np.float32)
 
 
 def save(rows: TrainedRows, file: Path) -> None:
