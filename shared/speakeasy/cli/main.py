@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -96,9 +97,11 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _fail(message: str, status: int, words: list[str]) -> None:
-    click.echo(f"error: {message}", err=True)
-    if "--json" in words:
-        emit({"error": message})
+    with contextlib.suppress(BrokenPipeError):  # whoever read the output may be gone already
+        click.echo(f"error: {message}", err=True)
+        if "--json" in words:
+            emit({"error": message})
+            sys.stdout.flush()
     sys.exit(status)
 
 
