@@ -98,7 +98,11 @@ class Bench:
         if kept.exists():
             return json.loads(kept.read_text())
         prepared = prepare_text(
-            CorpusConfig(max_length=ROW), load_tokenizer(path), tokenizer_fingerprint(path), seed=0
+            CorpusConfig(max_length=ROW),
+            load_tokenizer(path),
+            tokenizer_fingerprint(path),
+            seed=0,
+            context=ROW,
         )
         engine = open_backend("torch").load(EngineOptions(model=path, precision="float32"))
         sides = {"held_out": prepared.held_out.items, "neutral": prepared.neutral}

@@ -65,7 +65,7 @@ class _TargetLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         hidden, head, rows = (
-            None if gradient is None else gradient * upstream.to(gradient.dtype)
+            None if gradient is None else gradient.mul_(upstream.to(gradient.dtype))
             for gradient in ctx.saved_tensors
         )
         return hidden, head, None, rows, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from speakeasy.errors import DataError
 from speakeasy.training.prepare import Prepared
 from speakeasy.training.raw_text import prepare_text
 
+ROOT = Path(__file__).parents[1]
 LINES = [f"El text número {number} parla de la plaça i del barri." for number in range(60)]
 
 
@@ -31,7 +34,10 @@ def corpus(folder: Path, texts: list[str]) -> str:
 
 
 def prepared(seed: int = 0, **changes: Any) -> Prepared:
-    return prepare_text(CorpusConfig(**changes), tiny_tokenizer(), "tokenizer", seed)
+    context = changes.pop("context", 4096)
+    return prepare_text(
+        CorpusConfig(**changes), tiny_tokenizer(), "tokenizer", seed, context=context
+    )
 
 
 def texts(items: Any) -> list[str]:
@@ -98,6 +104,52 @@ def test_long_documents_are_cut_to_the_row(tmp_path: Path) -> None:
     assert max(len(item.tokens_T) for item in found.train.items) == 64
     together = np.concatenate([item.tokens_T[1:] for item in found.train.items])
     assert len(together) == found.train.targets
+
+
+def test_no_piece_is_longer_than_the_model_knows(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "c", [" ".join(LINES)] * 3 + LINES)
+    found = prepared(paths=(path,), max_length=512, context=48)
+    assert max(len(item.tokens_T) for item in found.train.items) == 48
+
+
+def test_what_is_read_otherwise_is_tokenized_anew(tmp_path: Path) -> None:
+    line = '{"text": "El barri."}\n' * 9
+    held_out = corpus(tmp_path / "e", LINES[:3])
+    for name in ("a.jsonl", "a.txt"):
+        (tmp_path / name).write_text(line, encoding="utf-8")
+    first, second = (
+        prepared(paths=(str(tmp_path / name),), evaluation=(held_out,)).fingerprint
+        for name in ("a.jsonl", "a.txt")
+    )
+    assert first != second
+
+
+def test_processes_that_tokenize_at_once_do_it_once(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "c", LINES)
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_raw_text import prepared\n"
+        f"print(prepared(paths=({path!r},)).fingerprint)"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(set(printed)) == 1
+
+
+def test_too_little_neutral_text_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = CorpusConfig(
+        paths=(corpus(tmp_path / "c", LINES),),
+        replay=(corpus(tmp_path / "n", ["Texto neutro."] * 5),),
+        replay_share=0.5,
+        holdout=0.1,
+    )
+    prepare_text(config, tiny_tokenizer(), "tokenizer", 0, context=4096, say=said.append)
+    assert any("give more with --replay-path" in line for line in said)
 
 
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_collateral_is_refused_and_accepted_by_number(plan: Expansion) -> None:
     evidence = examine(harmed(plan))
     evidence.words.broken.clear()
     evidence.sentences.broken.clear()
-    count = len(evidence.collateral)
+    count = len(evidence.collateral) + len(evidence.sentences.collateral)
     with pytest.raises(ModelError, match=f"{count} accepts them") as caught:
         require_no_harm(evidence, allow_collateral=count - 1)
     assert "\n" not in str(caught.value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from speakeasy.errors import RunError, SpeakeasyError
 _DISK_ERRORS = (
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOTEMPTY,
     errno.EEXIST,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
@@ -77,6 +81,28 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
+def alone(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, no other process is in a block of the same lock file.
+
+    Args:
+        waiting: called once if another process has to be waited for.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A directory that appears at ``path`` only when the block ends without an error.
 
@@ -90,7 +116,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if not replace and occupied(path):
         raise RunError(f"{path}: already exists and is not empty; choose another directory")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    temporary, held = _temporary_directory(path)
     try:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
@@ -109,6 +135,39 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _temporary_directory(path: Path) -> tuple[Path, int]:
+    """A directory to fill, beside ``path``, and the descriptor by which this process holds it.
+
+    What killed processes left there is removed first: nobody holds it any more.
+    """
+    prefix = f".{path.name}.speakeasy-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if left.is_dir() and (descriptor := _hold(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(descriptor)
+    while True:
+        made = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+        descriptor = _hold(made)
+        if descriptor is not None and made.exists():  # not taken for a killed process's
+            return made, descriptor
+
+
+def _hold(directory: Path) -> int | None:
+    """A descriptor that locks a directory until it is closed; None if another process has it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def occupied(path: Path) -> bool:

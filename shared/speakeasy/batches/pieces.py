@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 TOKENS, PIECES = "tokens.npy", "pieces.npy"
 RECORD = np.dtype([("start", "<i8"), ("tokens", "<i4"), ("bytes", "<i4"), ("words", "<i4")])
-_BATCH = 256
-"""Documents that are tokenized at once."""
+_BATCH, _BATCH_CHARACTERS = 256, 2_000_000
+"""Documents, and characters of them, that are tokenized at once."""
 
 Piece = tuple[list[int], int, int]
 """Token ids, and the UTF-8 bytes and words of those that are scored."""
@@ -181,7 +181,7 @@ class Cutter:
     def cut(
         self, texts: Iterable[str], advance: Callable[[int], None] = lambda done: None
     ) -> Iterator[list[Piece]]:
-        """The pieces of each text; a text without a token has none.
+        """The pieces of each text; a text of white space alone has none.
 
         Args:
             advance: called with the number of bytes done.
@@ -193,7 +193,7 @@ class Cutter:
                 advance(len(text.encode()))
 
     def _pieces(self, text: str, ids: list[int]) -> Iterator[Piece]:
-        if not ids:
+        if not text.strip():
             return
         if len(ids) < self._row_length:
             yield [self._start, *ids], len(text.encode()), len(text.split())
@@ -209,8 +209,15 @@ class Cutter:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while batch := list(islice(remaining, _BATCH)):
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) == _BATCH or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 

@@ -125,7 +125,11 @@ def job_options(function: F) -> F:
                 default=None,
                 help="Scale by alpha / sqrt(rank).  [default: no]",
             ),
-            names("--learning-rate", type=float, help="Peak of the schedule.  [default: 0.001]"),
+            names(
+                "--learning-rate",
+                type=float,
+                help="Peak of the schedule.  [default: 0.001; with --train full: 0.0001]",
+            ),
             names(
                 "--rows-rate",
                 type=float,
@@ -236,7 +240,7 @@ def resumed_plan(run: Run, options: dict[str, Any], fields: Fields) -> TrainConf
     for option, value in options.items():
         section, _, field = fields[option].rpartition(".")
         was = getattr(getattr(stored, section) if section else stored, field)
-        same = value == was or value == "auto"
+        same = value == was or (value == "auto" and option in ("backend", "precision"))
         if option in _PATHS:
             same = tuple(str(Path(path).resolve()) for path in value) == was
         elif option == "model":

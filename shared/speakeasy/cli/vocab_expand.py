@@ -61,7 +61,7 @@ _SHOWN = 100
     default=0,
     show_default=True,
     metavar="N",
-    help="Accept up to N other words that would be encoded differently.",
+    help="Accept up to N other words and sentences that would be encoded differently.",
 )
 @click.option("--dry-run", is_flag=True, help="Plan and examine; writes nothing.")
 @json_option
@@ -95,7 +95,7 @@ def expand(
 
     The new rows are not trained yet; speakeasy pretrain does that.
     """
-    from speakeasy.vocab.build import expand_model, require_words
+    from speakeasy.vocab.build import expand_model, require_room, require_words
     from speakeasy.vocab.expand import plan_for
     from speakeasy.vocab.families import read_source
     from speakeasy.vocab.verify import examine
@@ -119,6 +119,7 @@ def expand(
     require_words(plan)
     _show_plan(plan)
     if dry_run:
+        require_room(source.path, plan, init)
         evidence = examine(plan, bar=progress)
         _report_dry_run(plan, evidence, allow_collateral, as_json)
         return
@@ -245,7 +246,9 @@ def _say_gate(gate: dict[str, Any]) -> None:
             "the tokenizer cuts text by a pattern of its own, which converters (llama.cpp) may "
             "not know"
         )
-    for change in words["collateral"][:10]:
+    if disturbed := len(words["of_these_disturbed"]) + len(texts["of_these_disturbed"]):
+        say(f"disturbed: in {disturbed:,} texts with an added word, tokens beside it changed, too")
+    for change in [*words["collateral"], *texts["collateral"]][:10]:
         say(
             f"  changed: {_visible(change['text'])}: {'|'.join(change['before'])} -> "
             f"{'|'.join(change['after'])}"

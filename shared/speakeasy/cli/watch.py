@@ -53,7 +53,7 @@ class LogWatcher:
 
     def on_evaluation_start(self, conversations: int) -> None:
         """Say what is going on."""
-        say(f"evaluating on {conversations} held-out conversations")
+        say(f"scoring {conversations} held-out items")
 
     def on_evaluation_advance(self, conversations: int) -> None:
         """Nothing."""

@@ -92,6 +92,7 @@ def build_corpus(
         UsageError: a setting cannot be used, or an unfinished build had others.
         DataError: a source cannot be found, or nothing is left of all.
     """
+    output = output.absolute()
     if occupied(output):
         raise RunError(f"{output}: already exists and is not empty; choose another directory")
     if min_characters < 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from speakeasy.errors import DataError
 
 RECORD_FILE = "corpus.json"
 PART_PATTERN = "part-*.jsonl"
+UNFINISHED = ".unfinished"
+"""End of the name of the directory in which ``corpus build`` works."""
 LINE_BYTES = 8 * 1024 * 1024
 """The longest line of a .jsonl file: a document of the longest kind, even fully escaped."""
 
@@ -27,7 +30,7 @@ class Document:
     """A text that belongs together.
 
     Attributes:
-        id: its name, unique within its source.
+        id: its name in its source.
         text: what it says; paragraphs are parted by line ends.
         language: tag, such as ``ca``, ``es`` or ``es-ca``; empty when nobody has said.
         origin: where it came from: ``file:line``, a page's title, a data set's row.
@@ -61,7 +64,8 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     """
     for file in text_files(paths):
         try:
-            yield from _read_lines(file) if file.suffix == ".jsonl" else _read_text(file)
+            is_lines = file.suffix.lower() == ".jsonl"
+            yield from _read_lines(file) if is_lines else _read_text(file)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror}); check it") from error
 
@@ -75,19 +79,22 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
+            refuse_unfinished(path)
             patterns = [PART_PATTERN] if (path / RECORD_FILE).is_file() else ["*.txt", "*.jsonl"]
             files = sorted(
                 file
                 for pattern in patterns
-                for file in path.glob(pattern)
-                if file.is_file() and not file.name.startswith(".")
+                for file in path.iterdir()
+                if fnmatch(file.name.lower(), pattern)
+                and file.is_file()
+                and not file.name.startswith(".")
             )
             if not files:
                 raise DataError(
                     f"{path}: holds no .txt or .jsonl file; 'speakeasy corpus build' makes a "
                     "corpus of other files"
                 )
-        elif path.is_file() and path.suffix in (".txt", ".jsonl"):
+        elif path.is_file() and path.suffix.lower() in (".txt", ".jsonl"):
             files = [path]
         elif path.exists():
             raise DataError(
@@ -99,6 +106,18 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Refuse the directory in which ``corpus build`` works, whose documents are candidates yet.
+
+    Raises:
+        DataError: it is one.
+    """
+    if path.resolve().name.endswith(UNFINISHED):
+        raise DataError(
+            f"{path}: an unfinished build; run its 'speakeasy corpus build' again to finish it"
+        )
 
 
 def _read_text(path: Path) -> Iterator[Document]:
@@ -132,6 +151,10 @@ def _document(line: bytes, path: Path, number: int) -> Document:
         raise DataError(f"{path}:{number}: is not JSON; expected an object with 'text'") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise DataError(f"{path}:{number}: expected an object whose 'text' is a string")
+    try:
+        record["text"].encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}:{number}: holds half of a surrogate pair; repair it") from error
     known = {key: record.get(key) for key in ("id", "language", "origin")}
     fields = {key: value if isinstance(value, str) else "" for key, value in known.items()}
     return Document(

@@ -28,7 +28,11 @@ _INLINE = _names(
     "a abbr acronym b bdi bdo big cite data del dfn em font i ins kbd label mark q ruby s samp "
     "small span strike strong sub sup time tt u var wbr"
 )
-_CLASSES = re.compile(r"cookie|consent|gdpr|newsletter|breadcrumb|sidebar|share|social", re.I)
+# Whole words of a class, so that a theme's "no-sidebar" around the whole page is not one.
+_CLASSES = re.compile(
+    r"(?<![\w-])(?:cookie|consent|gdpr|newsletter|breadcrumb|sidebar|share|social)s?(?![a-z])",
+    re.IGNORECASE,
+)
 _NOTICE = re.compile(r"\bcookies?\b|javascript", re.IGNORECASE)
 _ENDS = (".", "!", "?", "…", ":", "»", "”", '"')
 _DEPTH = 64

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from speakeasy.corpus.documents import UNFINISHED
 from speakeasy.corpus.process import ROW, Candidates
 from speakeasy.corpus.sources import Problem
 from speakeasy.errors import RunError, UsageError
 from speakeasy.files import write_json
 
-SUFFIX = ".unfinished"
 PROBLEMS_KEPT = 100
 _PLAN = "plan.json"
 
@@ -77,7 +77,7 @@ class Work:
     """
 
     def __init__(self, output: Path, plan: dict[str, Any]) -> None:
-        self.path = output.with_name(output.name + SUFFIX)
+        self.path = output.with_name(output.name + UNFINISHED)
         self.path.mkdir(parents=True, exist_ok=True)
         self._plan = plan
 

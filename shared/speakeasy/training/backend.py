@@ -21,7 +21,8 @@ from speakeasy.config import BackendName, LoraConfig, OptimizerConfig, Precision
 from speakeasy.errors import BackendError
 from speakeasy.weights.trained_rows import TrainedRows
 
-Tensors = dict[str, np.ndarray]
+Tensors = Mapping[str, np.ndarray]
+"""Canonical name -> float32 array."""
 
 
 @dataclass(frozen=True, slots=True)

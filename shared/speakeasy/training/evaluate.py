@@ -44,7 +44,9 @@ class HeldOutLoss:
 
     @property
     def word_perplexity(self) -> float:
-        """exp(nats a white-space separated word); infinite where that overflows."""
+        """exp(nats a white-space separated word); infinite where that overflows, or without one."""
+        if not self.target_words:
+            return math.inf
         try:
             return math.exp(sum(self.nats) / self.target_words)
         except OverflowError:

@@ -121,7 +121,8 @@ class Responder:
         precision = device.precision if speaker.precision == "auto" else speaker.precision
         say(f"backend: {selection.name} ({selection.reason}) on {device.name}, {precision}")
         rows = _trained_rows(directory)
-        if rows is not None:
+        if rows is not None and directory is not None:
+            rows.check_fits(shape, directory.parent / ROWS_FILE)
             say(f"rows: {len(rows.ids):,} trained with the adapter")
         options = EngineOptions(
             model=model.path,

@@ -88,7 +88,8 @@ def estimate(
         trainable: parameters that are trained: each has a float32 value, its gradient and AdamW's
             two moments.
         rows_per_pass: packed rows that go through the model at once.
-        whole: every weight is trained, so none is frozen beside the trained ones.
+        whole: every weight is trained, so none is frozen beside the trained ones; and when a state
+            is saved, the copies of weights and moments are as large as these.
     """
     width = BYTES[precision]
     head = shape.vocab_size * shape.hidden_size
@@ -107,7 +108,7 @@ def estimate(
     working = per_block if gradient_checkpointing else 0
     return MemoryEstimate(
         weights=int(weights),
-        trainable=16 * trainable,
+        trainable=(28 if whole else 16) * trainable,
         activations=int(positions * (kept + working)),
         logits=3 * LOGITS_CHUNK,
         overhead=OVERHEAD[backend],

@@ -18,8 +18,8 @@ from speakeasy.training.prepare import Bar, no_bar, prepare
 from speakeasy.training.raw_text import prepare_text
 from speakeasy.training.session import Session
 from speakeasy.training.trackers import check_installed
-from speakeasy.vocab.record import added_ids
 from speakeasy.weights.adapters import select_layers
+from speakeasy.weights.added import added_ids
 from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.hub import ModelDirectory, is_local, load_tokenizer, resolve_model
@@ -66,10 +66,16 @@ def plan(
         )
         rows = _rows_for_conversations(config, model.path, tokenizer, prepared.train, say)
     else:
-        prepared = prepare_text(
-            config.corpus, tokenizer, tokenizer_base, config.seed, say=say, bar=bar
-        )
         rows = _rows_for_text(config, model.path, say)
+        prepared = prepare_text(
+            config.corpus,
+            tokenizer,
+            tokenizer_base,
+            config.seed,
+            context=shape.max_positions,
+            say=say,
+            bar=bar,
+        )
     layers = (
         select_layers(linear_layers(model.path), config.lora.targets) if config.trains_lora else {}
     )
@@ -171,6 +177,11 @@ def _rows_for_conversations(
 ) -> TrainedRows | None:
     """Rows of chat tokens that the base never saw, and of new entries where that was asked for."""
     if model_shape(model).quantization is not None:
+        if config.train_rows == "new":
+            raise ModelError(
+                f"--train-rows new: {model} is quantised, so its rows cannot be trained; give the "
+                "full-precision model, with --use-4bit where memory is short"
+            )
         return None
     unseen = _unseen(model, tokenizer, train)
     if len(unseen):

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from speakeasy.batches.pieces import Cutter, Joined, Piece, Pieces, write
+from speakeasy.batches.pieces import PIECES, TOKENS, Cutter, Joined, Piece, Pieces, write
 from speakeasy.batches.types import RenderedSet
 from speakeasy.config import CorpusConfig
 from speakeasy.corpus.documents import Document, read_documents, text_files
 from speakeasy.corpus.starter import starter_text_files
 from speakeasy.errors import DataError
-from speakeasy.files import disk_errors, new_directory, write_json
+from speakeasy.files import alone, disk_errors, new_directory, write_json
 from speakeasy.training.prepare import Bar, Prepared, no_bar
 from speakeasy.weights.starter import cache_root
 
@@ -51,6 +51,7 @@ def prepare_text(
     tokenizer_base: str,
     seed: int,
     *,
+    context: int,
     say: Callable[[str], None] = lambda line: None,
     bar: Bar = no_bar,
 ) -> Prepared:
@@ -58,15 +59,18 @@ def prepare_text(
 
     Args:
         tokenizer_base: ``fingerprint.tokenizer_fingerprint``.
+        context: positions that the model knows; no piece is longer, though a packed row may be.
 
     Raises:
         DataError: a file cannot be used, or nothing is left to learn or to score.
     """
     files = _files(config.paths, "ca", "es-ca")
+    neutral_files = _files(config.replay, "es")
     origin = ", ".join(config.paths) or "the packaged texts (ca, es-ca)"
 
     def tokenized(files: list[Path], holdout: float) -> Tokenized:
-        return tokenize(files, holdout, config.max_length, tokenizer, tokenizer_base, seed, bar)
+        longest = min(config.max_length, context)
+        return tokenize(files, holdout, longest, tokenizer, tokenizer_base, seed, say, bar)
 
     if config.evaluation:
         learned = tokenized(files, 0.0)
@@ -77,12 +81,12 @@ def prepare_text(
         learned = tokenized(files, config.holdout)
         held_out, seen = learned.held_out, ""
         origin += f"; {config.holdout:.0%} held out (seed {seed})"
-    neutral = tokenized(_files(config.replay, "es"), NEUTRAL_HOLDOUT)
+    neutral = tokenized(neutral_files, NEUTRAL_HOLDOUT)
     for side, items in (("training", learned.train), ("held-out", held_out)):
         if not len(items):
             raise DataError(
-                f"{origin}: no {side} text; {'give more text, or ' if side == 'held-out' else ''}"
-                "check the files with speakeasy corpus status"
+                f"{origin}: no {side} text; "
+                + ("give --eval-path, or a larger --holdout" if side == "held-out" else "give more")
             )
     replay = _share(neutral.train, learned.train, config.replay_share, seed)
     tokens = int(learned.train.lengths.sum(dtype=np.int64))
@@ -91,16 +95,27 @@ def prepare_text(
         share = again / (tokens + again)
         source = ", ".join(config.replay) or "the packaged plain Spanish"
         origin += f"; {share:.0%} of the training tokens replayed from {source}"
+        if share < 0.9 * config.replay_share:
+            say(
+                f"warning: --replay {config.replay_share:g}: there are only {again:,} tokens of "
+                f"neutral text; give more with --replay-path, or the model may forget"
+            )
     say(f"text: {origin}")
     parts = [learned.fingerprint, seen, neutral.fingerprint, str(config.replay_share), str(seed)]
     return Prepared(
         train=_set(Joined(learned.train, replay), tokens + again),
         held_out=_set(held_out, int(held_out.lengths.sum(dtype=np.int64))),
         neutral=neutral.held_out,
-        overlap=0,
+        overlap=_overlap(learned.train, held_out) if config.evaluation else 0,
         origin=origin,
         fingerprint=hashlib.sha256("\0".join(parts).encode()).hexdigest(),
     )
+
+
+def _overlap(learned: Pieces, held_out: Pieces) -> int:
+    """How many held-out pieces are also trained on, token for token."""
+    seen = {hash(item.tokens_T.tobytes()) for item in learned}
+    return sum(hash(item.tokens_T.tobytes()) in seen for item in held_out)
 
 
 def _files(paths: Sequence[str], *packaged: str) -> list[Path]:
@@ -134,6 +149,7 @@ def tokenize(
     tokenizer: Any,
     tokenizer_base: str,
     seed: int,
+    say: Callable[[str], None],
     bar: Bar,
 ) -> Tokenized:
     """The pieces of a corpus, from the cache or made now.
@@ -145,14 +161,17 @@ def tokenize(
     facts = [_VERSION, content, tokenizer_base, row_length, holdout, seed]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     place = cache_root() / "tokens" / key[:32]
-    if not (place / _FACTS).is_file():
-        with (
-            disk_errors(f"{place}: tokenized text", "free some space or set SPEAKEASY_CACHE"),
-            new_directory(place, replace=True) as directory,
-            bar("tokenising text", sum(file.stat().st_size for file in files)) as advance,
-        ):
-            documents = _write(directory, files, holdout, row_length, tokenizer, seed, advance)
-            write_json(directory / _FACTS, {"documents": documents, "files": list(map(str, files))})
+    with (
+        disk_errors(f"{place}: tokenized text", "free some space or set SPEAKEASY_CACHE"),
+        alone(place.with_suffix(".lock"), lambda: say("waiting for another process's tokens")),
+    ):
+        if not _is_whole(place):
+            with (
+                new_directory(place, replace=True) as directory,
+                bar("tokenising text", sum(file.stat().st_size for file in files)) as advance,
+            ):
+                documents = _write(directory, files, holdout, row_length, tokenizer, seed, advance)
+                write_json(directory / _FACTS, {"documents": documents})
     found = json.loads((place / _FACTS).read_text(encoding="utf-8"))
     return Tokenized(
         train=Pieces.open(place / _TRAIN),
@@ -162,9 +181,15 @@ def tokenize(
     )
 
 
+def _is_whole(place: Path) -> bool:
+    parts = [place / side / name for side in (_TRAIN, _HELD_OUT) for name in (TOKENS, PIECES)]
+    return all(file.is_file() for file in (place / _FACTS, *parts))
+
+
 def _content(files: Iterable[Path]) -> str:
     whole = hashlib.sha256()
     for path in files:
+        whole.update(path.suffix.lower().encode())  # which decides how it is read
         with path.open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()

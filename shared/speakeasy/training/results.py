@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from speakeasy.config import PretrainConfig
 from speakeasy.errors import AdapterError
 from speakeasy.files import disk_errors, new_directory, write_file
@@ -90,8 +92,8 @@ def write(session: Session, run: Run, tensors: Tensors) -> Path:
     return run.adapter
 
 
-def _without_rows(tensors: Tensors) -> Tensors:
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(SUFFIX)}
+def _without_rows(tensors: Tensors) -> dict[str, np.ndarray]:
+    return {name: tensors[name] for name in tensors if not name.endswith(SUFFIX)}
 
 
 def _adapter(session: Session, matrices: Tensors) -> Adapter:
@@ -140,7 +142,7 @@ def _write_model(session: Session, run: Run, tensors: Tensors) -> None:
 def _merge(
     session: Session, source: Path, directory: Path, tensors: Mapping[str, Any], rows: TrainedRows
 ) -> None:
-    matrices = _without_rows(dict(tensors))
+    matrices = _without_rows(tensors)
     adapter = _adapter(session, matrices) if matrices else None
     fuse(source, directory, adapter=adapter, rows=rows.tables())
 

@@ -11,17 +11,18 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from speakeasy.errors import RunError
+from speakeasy.errors import ModelError, RunError
 from speakeasy.files import disk_errors, new_directory, write_json
+from speakeasy.weights.safetensors_io import TensorInfo, read_header, read_tensor
 
-Tensors = dict[str, np.ndarray]
+Tensors = Mapping[str, np.ndarray]
 KEPT = 2
 """How many of the newest states are kept, beside the best."""
 
@@ -67,6 +68,31 @@ class TrainingState:
     second: Tensors = field(default_factory=dict)
 
 
+class Saved(Mapping[str, np.ndarray]):
+    """Tensors of a file by name, each read anew when it is asked for: none stays in memory.
+
+    Args:
+        stored: of the file's header.
+        prefix: of the names that count; it is not part of the keys.
+    """
+
+    def __init__(self, stored: Mapping[str, TensorInfo], prefix: str) -> None:
+        self._stored = {
+            name.removeprefix(prefix): info
+            for name, info in stored.items()
+            if name.startswith(prefix)
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return read_tensor(self._stored[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
 def save(state: TrainingState, states: Path, *, best: int) -> Path:
     """Write a state under ``states`` and remove those no longer needed.
 
@@ -91,24 +117,17 @@ def save(state: TrainingState, states: Path, *, best: int) -> Path:
 
 
 def load(place: Path) -> TrainingState:
-    """Read a state.
+    """Open a state; its tensors are read when they are asked for.
 
     Raises:
         RunError: a file is missing or broken.
     """
     try:
         facts = json.loads((place / _FACTS).read_text(encoding="utf-8"))
-        tensors = load_file(place / _TENSORS)
-        groups = {
-            group: {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
-            for group, prefix in _GROUPS.items()
-        }
+        stored, _ = read_header(place / _TENSORS)
+        groups = {group: Saved(stored, prefix) for group, prefix in _GROUPS.items()}
         return TrainingState(progress=Progress(**facts), **groups)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, ModelError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"{place}: this state cannot be read ({reason}); remove it to go on from the one before"

@@ -20,13 +20,13 @@ from speakeasy.files import disk_errors, new_directory, write_json, write_text
 from speakeasy.vocab.expand import AddedToken, Expansion
 from speakeasy.vocab.loaders import check_loaded
 from speakeasy.vocab.progress import Bar, no_bar
-from speakeasy.vocab.record import RECORD
 from speakeasy.vocab.tokenizer_files import copy_config, write_tokenizer
 from speakeasy.vocab.verify import Evidence, examine, require_no_harm
+from speakeasy.weights.added import RECORD
 from speakeasy.weights.directory import check_directory, read_config, read_json_object, tensor_index
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.hub import ModelDirectory, load_tokenizer
-from speakeasy.weights.rows import Init, RowsReport, add_rows
+from speakeasy.weights.rows import Init, RowsReport, add_rows, check_addition
 from speakeasy.weights.untrained import untrained_rows
 
 _LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
@@ -66,6 +66,7 @@ def expand_model(
         SpeakeasyError: the disk is full or cannot be written.
     """
     require_words(expansion)
+    require_room(source.path, expansion, init)
     with (
         disk_errors(f"{target}", "nothing was written; free some space or choose another place"),
         new_directory(target) as folder,
@@ -94,6 +95,16 @@ def expand_model(
         }
         write_json(folder / RECORD, record)
     return record
+
+
+def require_room(source: Path, expansion: Expansion, init: Init) -> None:
+    """See that the weights can take the new rows, before a gate of half a minute.
+
+    Raises:
+        ModelError: the base is unsound or quantised, or has no row for an entry that its own
+            tokenizer has already.
+    """
+    check_addition(source, expansion.rows, init=init, exclude=untrained_rows(source).tolist())
 
 
 def _write_weights(

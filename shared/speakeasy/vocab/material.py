@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speakeasy.corpus.documents import RECORD_FILE, Document, read_documents, text_files
+from speakeasy.corpus.documents import (
+    RECORD_FILE,
+    Document,
+    read_documents,
+    refuse_unfinished,
+    text_files,
+)
 from speakeasy.corpus.starter import starter_text_files
 from speakeasy.data.chat import Conversation
 from speakeasy.data.dataset import (
@@ -73,6 +79,7 @@ def find_material(paths: Sequence[Path]) -> Material:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
+        refuse_unfinished(path)
         files = sorted(
             file
             for file in path.iterdir()

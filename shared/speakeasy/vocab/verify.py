@@ -70,6 +70,7 @@ class Evidence:
                 "list": "messages of the packaged starter conversations",
                 **_figures(self.sentences),
                 "collateral_texts": len(self.sentences.collateral),
+                "collateral": _changes(self.sentences.collateral),
                 "changed_by_phrases": self.phrase_texts,
                 "tokens_before": self.sentences.tokens_before,
                 "tokens_after": self.sentences.tokens_after,
@@ -162,10 +163,10 @@ def require_no_harm(evidence: Evidence, *, allow_collateral: int = 0) -> None:
 
     Args:
         evidence: as ``examine`` found it.
-        allow_collateral: so many words may change that hold no added one.
+        allow_collateral: so many words and sentences may change that hold no added word.
 
     Raises:
-        ModelError: a text no longer decodes to itself, or too many words change.
+        ModelError: a text no longer decodes to itself, or too many of the others change.
     """
     broken = [*evidence.words.broken, *evidence.sentences.broken]
     if broken:
@@ -173,19 +174,17 @@ def require_no_harm(evidence: Evidence, *, allow_collateral: int = 0) -> None:
             f"{len(broken):,} texts no longer decode to themselves, the first {broken[0]!r}; "
             "nothing was written; leave out the words that are in it"
         )
-    if len(evidence.collateral) > allow_collateral:
+    words, texts = evidence.words.collateral, evidence.sentences.collateral
+    count = len(evidence.collateral) + len(texts)
+    if count > allow_collateral:
         some = "; ".join(
-            f"{change.text.strip()} ({'|'.join(change.before)} -> {'|'.join(change.after)})"
-            for change in evidence.words.collateral[:3]
+            f"{change.text.strip()[:60]} ({'|'.join(change.before)} -> {'|'.join(change.after)})"
+            for change in words[:3]
         )
+        if not words:
+            some = repr(texts[0].text[:60])
         raise ModelError(
-            f"{len(evidence.collateral):,} words that hold no added word would be encoded "
-            f"differently: {some}, ...; nothing was written; --allow-collateral "
-            f"{len(evidence.collateral)} accepts them, --dry-run --json lists them all"
-        )
-    if evidence.sentences.collateral and not allow_collateral:
-        raise ModelError(
-            f"{len(evidence.sentences.collateral):,} sentences that hold no added word would be "
-            f"encoded differently, the first {evidence.sentences.collateral[0].text[:60]!r}; "
-            "nothing was written; --allow-collateral 1 accepts that"
+            f"{len(evidence.collateral):,} words and {len(texts):,} sentences that hold no added "
+            f"word would be encoded differently: {some}, ...; nothing was written; "
+            f"--allow-collateral {count} accepts them, --dry-run --json lists them all"
         )

@@ -33,6 +33,10 @@ from speakeasy.files import write_text
 _COMMENT = re.compile(r"^\s*#.*|\s\s#.*")
 
 
+LONGEST = 100
+"""Characters of the longest word that a file of words may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word, or a phrase.
@@ -235,6 +239,7 @@ def _entries(path: Path, text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
             continue
         if any(unicodedata.category(character) == "Cc" for character in word):
             raise DataError(f"{where}: {word!r} has a control character; expected a word")
+        _check_length(where, word)
         yield word, rule_forms(word)
 
 
@@ -249,7 +254,20 @@ def _exact(where: str, line: str) -> str:
         raise DataError(f"{where}: {rest.strip()[:40]!r} behind the string; expected '  # comment'")
     if not form.strip():
         raise DataError(f"{where}: the form is empty; expected a word")
+    try:
+        form.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: the form holds half of a surrogate pair; repair it") from None
+    _check_length(where, form)
     return form
+
+
+def _check_length(where: str, word: str) -> None:
+    if len(word) > LONGEST:
+        raise DataError(
+            f"{where}: {word[:20]!r}... has {len(word):,} characters; expected a word of {LONGEST} "
+            "at most"
+        )
 
 
 def write_words(path: Path, forms: Iterable[tuple[str, str]], heading: Iterable[str] = ()) -> None:

@@ -7,10 +7,14 @@ import json
 from pathlib import Path
 from typing import BinaryIO
 
-from speakeasy.errors import ModelError
-from speakeasy.weights.directory import tensor_index
-from speakeasy.weights.safetensors_io import TensorInfo
+import numpy as np
 
+from speakeasy.errors import ModelError
+from speakeasy.weights.added import added_ids
+from speakeasy.weights.directory import tensor_index
+from speakeasy.weights.safetensors_io import TensorInfo, read_rows
+
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _PIECES = 16
 _PIECE_BYTES = 256
 _TOKENIZER_FILES = (
@@ -30,15 +34,19 @@ def fingerprint(path: Path) -> str:
     biases) is hashed whole. That reads 4 kB a tensor, so a 16 GB model takes well under a second
     on a local disk, and file layout (shards, order) does not matter.
 
+    Of the embedding and output matrices, the rows of added entries (``added.added_ids``) are hashed
+    whole, too: pre-training may change these alone.
+
     Detects another model, another revision, another type, resized rows, and training or fusing,
-    which changes nearly every value of the tensors that it touches. Cannot detect a change of a
-    few values between the pieces (one edited row of an embedding), nor of config or tokenizer:
-    it is a guard against mix-ups, not against an adversary.
+    which changes nearly every value of the tensors or rows that it touches. Cannot detect a change
+    of a few values between the pieces (one edited row of an embedding), nor of config or
+    tokenizer: it is a guard against mix-ups, not against an adversary.
 
     Raises:
         ModelError: the directory is unsound.
     """
     digest = hashlib.sha256()
+    added = added_ids(path)
     handles: dict[Path, BinaryIO] = {}
     try:
         for name, info in sorted(tensor_index(path).items()):
@@ -47,6 +55,9 @@ def fingerprint(path: Path) -> str:
             for start, stop in _pieces(info):
                 handle.seek(start)
                 digest.update(handle.read(stop - start))
+            if name in _MATRICES and len(info.shape) == 2:
+                rows = [row for row in added if row < info.shape[0]]
+                digest.update(np.ascontiguousarray(read_rows(info, rows)).tobytes())
     finally:
         for handle in handles.values():
             handle.close()

@@ -102,6 +102,18 @@ def add_rows(
     return RowsReport(before, after, added, len(rows) - added, base.tied)
 
 
+def check_addition(
+    source: Path, rows: Mapping[int, Sequence[int]], *, init: Init, exclude: Collection[int] = ()
+) -> None:
+    """Raise what ``add_rows`` with the same arguments would raise of the base and of the rows."""
+    base = open_base(source, _WAY_OUT)
+    matrices = _matrices(base)
+    _check_rows(rows, matrices[EMBEDDING].shape[0], init)
+    if init == "subword":
+        for id, pieces in rows.items():
+            _trained(id, pieces, frozenset(exclude))
+
+
 def replace_rows(
     source: Path,
     target: Path,
@@ -205,8 +217,9 @@ def _check_rows(rows: Mapping[int, Sequence[int]], before: int, init: Init) -> i
     for expected, id in enumerate(beyond, start=before):
         if id != expected:
             raise ModelError(
-                f"new token {id}: row {expected} would belong to no token; the ids beyond the "
-                f"matrix of {before} rows must follow it without a gap"
+                f"new token {id}: row {expected} would belong to no token; the matrix has {before} "
+                f"rows, so its tokenizer has {id - expected} tokens without one; resize the model "
+                f"to its tokenizer first, or take these tokens out of the tokenizer"
             )
     for id, pieces in rows.items():
         if id < 0:
@@ -233,15 +246,21 @@ def _initial(
         return lambda id: mean
 
     def mean_of_pieces(id: int) -> np.ndarray:
-        trained = [piece for piece in rows[id] if piece not in exclude]
-        if not trained:
-            raise ModelError(
-                f"new token {id}: none of its old tokens {list(rows[id])} was ever trained, so "
-                "their mean says nothing; leave the word out, or use init mean"
-            )
+        trained = _trained(id, rows[id], exclude)
         return read_rows(info, trained).astype(np.float32).mean(axis=0)
 
     return mean_of_pieces
+
+
+def _trained(id: int, pieces: Sequence[int], exclude: frozenset[int]) -> list[int]:
+    """The pieces of a new token whose rows were trained; one at least."""
+    trained = [piece for piece in pieces if piece not in exclude]
+    if not trained:
+        raise ModelError(
+            f"new token {id}: none of its old tokens {list(pieces)} was ever trained, so "
+            "their mean says nothing; leave the word out, or use init mean"
+        )
+    return trained
 
 
 def _mean_row(info: TensorInfo, left_out: np.ndarray) -> np.ndarray:

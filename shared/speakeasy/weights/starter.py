@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from speakeasy.errors import ModelError
-from speakeasy.files import disk_errors, new_directory, write_json, write_text
+from speakeasy.files import alone, disk_errors, new_directory, write_json, write_text
 from speakeasy.weights.gguf_llama import write_model
 from speakeasy.weights.rope import complete_config
 
@@ -66,7 +66,8 @@ def starter_model(say: Say | None = None) -> Path:
         return folder
     with disk_errors(f"{folder}: starter model", "free some space or set SPEAKEASY_CACHE"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_name("starter.lock"), say):
+        waiting = "starter model: waiting for another process that is building it"
+        with alone(folder.with_name("starter.lock"), lambda: say(waiting)):
             if (folder / _SOURCE).is_file():  # another process built it while this one waited
                 return folder
             for leftover in folder.parent.glob(".starter-*"):  # of a build that was killed
@@ -74,22 +75,6 @@ def starter_model(say: Say | None = None) -> Path:
             with new_directory(folder, replace=True) as directory:
                 _build(directory, say)
     return folder
-
-
-@contextmanager
-def _alone(lock_file: Path, say: Say) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say("starter model: waiting for another process that is building it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(directory: Path, say: Say) -> None:

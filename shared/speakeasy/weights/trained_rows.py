@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from speakeasy.errors import ModelError
-from speakeasy.weights.checkpoint import model_shape
+from speakeasy.weights.checkpoint import ModelShape, model_shape
 from speakeasy.weights.directory import tensor_index
 from speakeasy.weights.safetensors_io import (
     TensorInfo,
@@ -71,6 +71,28 @@ class TrainedRows:
         """The same ids with the values of ``tensors``, by canonical name."""
         head = tensors[HEAD + SUFFIX] if self.head is not None else None
         return TrainedRows(self.ids, tensors[EMBEDDING + SUFFIX], head)
+
+    def check_fits(self, shape: ModelShape, where: Path) -> None:
+        """Refuse rows that were trained with another model.
+
+        Args:
+            where: the file that they come from, for the message.
+
+        Raises:
+            ModelError: an id is outside the model's matrices, a row is of another width, or the
+                model has an output matrix of its own and the rows have none, or the reverse.
+        """
+        fits = (
+            self.embedding.shape[1] == shape.hidden_size
+            and (self.head is None) == shape.tied
+            and (not len(self.ids) or self.ids[-1] < shape.vocab_size)
+        )
+        if not fits:
+            raise ModelError(
+                f"{where}: these rows do not fit the model ({shape.vocab_size} rows of "
+                f"{shape.hidden_size}, {'one matrix' if shape.tied else 'two matrices'}); give the "
+                "model that they were trained with as --model"
+            )
 
     def tables(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Name of a model's tensor -> (ids, values), for ``rows.replace_rows``."""

@@ -8,7 +8,7 @@ import pytest
 
 from speakeasy.errors import ModelError
 from speakeasy.files import write_json
-from speakeasy.vocab.record import RECORD, added_ids
+from speakeasy.weights.added import RECORD, added_ids
 
 
 def test_added_entries_of_every_expansion(tmp_path: Path) -> None:
