@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_model import tiny_llama
 
 from speakeasy.errors import ModelError
 from speakeasy.files import write_json
 from speakeasy.weights.added import RECORD, added_ids
+from speakeasy.weights.fingerprint import fingerprint
 
 
 def test_added_entries_of_every_expansion(tmp_path: Path) -> None:
@@ -26,3 +29,20 @@ def test_another_file_is_refused(tmp_path: Path, record: dict) -> None:
     write_json(tmp_path / RECORD, record)
     with pytest.raises(ModelError, match=r"expansion\.json: not a record"):
         added_ids(tmp_path)
+
+
+def test_a_fingerprint_sees_rows_that_were_trained(tmp_path: Path) -> None:
+    """Pre-training may change a few rows in the middle of a matrix and nothing else."""
+    model = tiny_llama(tmp_path, vocab_size=480)
+    write_json(model / RECORD, {"added": [{"id": 301}], "steps": []})
+    before = fingerprint(model)
+    tensors = load_file(model / "model.safetensors")
+    matrix = tensors["model.embed_tokens.weight"]
+    original = matrix.copy()
+    matrix[301] += 1
+    save_file(tensors, model / "model.safetensors")
+    assert fingerprint(model) != before
+    matrix[:] = original
+    matrix[310, 3] += 1
+    save_file(tensors, model / "model.safetensors")
+    assert fingerprint(model) == before, "a sample: an edited row that nobody added is not seen"
