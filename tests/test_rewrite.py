@@ -257,6 +257,6 @@ def test_killed_in_the_middle_nothing_looks_finished(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "new").exists()
-    (half,) = tmp_path.glob(".new-*")
+    (half,) = tmp_path.glob(".new.speakeasy-*")
     with pytest.raises(ModelError):
         check_directory(half)
