@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from speakeasy.errors import RunError, SpeakeasyError
+from speakeasy.errors import DataError, RunError, SpeakeasyError
 
 _DISK_ERRORS = (
     errno.ENOTDIR,
@@ -39,6 +39,21 @@ def _fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user gave, without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8; names the line.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8; save the file again in that encoding") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check the name") from error
 
 
 def write_text(path: Path, text: str) -> None:

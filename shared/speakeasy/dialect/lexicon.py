@@ -19,6 +19,7 @@ from typing import Any
 
 from speakeasy.dialect.toml_tables import read_tables
 from speakeasy.errors import DataError
+from speakeasy.files import read_text
 
 GUIDE_CATEGORIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -147,13 +148,7 @@ def load_lexicon(path: Path) -> Lexicon:
         DataError: it cannot be read, or an entry breaks a rule of the format; names file, line
             and entry.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8; save the file again in that encoding") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the name") from error
+    text = read_text(path)
     return _parse(path, text)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from speakeasy.errors import DataError, UsageError
+from speakeasy.files import read_text
 
 REGISTERS = ("informal", "neutral", "formal")
 _ROLES = ("system", "user", "assistant")
@@ -106,13 +107,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: expected a file of prompts: .toml, .jsonl or .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8; save the file again in that encoding") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    text = read_text(path)
     prompts = tuple(reader(path, text))
     if not prompts:
         raise DataError(f"{path}: holds no prompts; expected one at least")

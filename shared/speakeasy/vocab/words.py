@@ -28,7 +28,7 @@ from speakeasy.dialect.lexicon import (
     packaged_lexicon,
 )
 from speakeasy.errors import DataError, UsageError
-from speakeasy.files import write_text
+from speakeasy.files import read_text, write_text
 
 _COMMENT = re.compile(r"^\s*#.*|\s\s#.*")
 
@@ -211,13 +211,7 @@ def load_words(path: Path) -> list[Word]:
     Raises:
         DataError: it cannot be read, holds no word, or a line is not one; names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8; save the file again in that encoding") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the name") from error
+    text = read_text(path)
     forms: dict[str, dict[str, None]] = {}
     for word, own in _entries(path, text):
         forms.setdefault(word, {}).update(dict.fromkeys(own))
