@@ -14,10 +14,11 @@ from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import ModelError
 from speakeasy.training.backend import Device, Selection, open_backend, select
 from speakeasy.training.preflight import place
-from speakeasy.training.prepare import Bar, no_bar, prepare
+from speakeasy.training.prepare import prepare
 from speakeasy.training.raw_text import prepare_text
 from speakeasy.training.session import Session
 from speakeasy.training.trackers import check_installed
+from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.added import added_ids
 from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape

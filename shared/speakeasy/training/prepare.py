@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from speakeasy.data.dataset import load_conversations, starter_conversations
 from speakeasy.data.formats import FORMATS, Format
 from speakeasy.data.split import hold_out
 from speakeasy.errors import DataError, UsageError
+from speakeasy.vocab.progress import Bar, no_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,6 @@ class Prepared:
     origin: str
     fingerprint: str
     neutral: Sequence[Rendered] = ()
-
-
-Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a progress bar, from a description and a total; what it yields moves it on."""
-
-
-def no_bar(description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A progress bar that nobody sees."""
-    return nullcontext(lambda done: None)
 
 
 def prepare(

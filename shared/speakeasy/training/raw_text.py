@@ -22,7 +22,8 @@ from speakeasy.corpus.documents import Document, read_documents, text_files
 from speakeasy.corpus.starter import starter_text_files
 from speakeasy.errors import DataError
 from speakeasy.files import alone, disk_errors, new_directory, write_json
-from speakeasy.training.prepare import Bar, Prepared, no_bar
+from speakeasy.training.prepare import Prepared
+from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.starter import cache_root
 
 HELD_OUT_TOKENS = 100_000
