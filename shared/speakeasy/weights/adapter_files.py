@@ -6,9 +6,9 @@ does not know, so what they cannot hold goes to ``speakeasy.json``, which both l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from speakeasy.weights.lora import Adapter
 from speakeasy.weights.safetensors_io import read_header, read_tensor, write_tensors
 
 CONFIG = "adapter_config.json"
-_PROVENANCE = "speakeasy.json"
+PROVENANCE = "speakeasy.json"
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
 
@@ -35,8 +35,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(directory / CONFIG)
 
 
-def read_float32(file: Path) -> dict[str, np.ndarray]:
-    """All tensors of an adapter as float32.
+def read_float32(file: Path, skip: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The tensors of an adapter as float32, but for those of the names in ``skip``.
 
     Raises:
         AdapterError: a tensor is not of a floating type, or holds NaN or infinity.
@@ -44,6 +44,8 @@ def read_float32(file: Path) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for name, info in read_header(file)[0].items():
+        if name in skip:
+            continue
         if info.dtype not in _FLOATS:
             raise AdapterError(f"{file}: {name} has type {info.dtype}; expected a floating type")
         tensor = read_tensor(info).astype(np.float32, copy=False)
@@ -63,6 +65,23 @@ def write_float32(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     )
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a number that float32 holds."""
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def flag(config: Mapping[str, Any], key: str, file: Path) -> bool:
+    """Yes or no; no where it is missing.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    value = config.get(key)
+    if not isinstance(value, bool | None):
+        raise AdapterError(f"{file}: {key} is {value!r}; expected true or false")
+    return bool(value)
+
+
 def number(config: Mapping[str, Any], key: str, where: Path, default: float | None = None) -> float:
     """A number of a config.
 
@@ -71,9 +90,57 @@ def number(config: Mapping[str, Any], key: str, where: Path, default: float | No
     """
     value = config.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise AdapterError(f"{where / CONFIG}: {key} is {value!r}; expected a number")
     return value
+
+
+def count(config: Mapping[str, Any], key: str, where: Path) -> int:
+    """A whole number of a config.
+
+    Raises:
+        AdapterError: it is none.
+    """
+    value = number(config, key, where)
+    if value != int(value):
+        raise AdapterError(f"{where / CONFIG}: {key} is {value!r}; expected a whole number")
+    return int(value)
+
+
+def text(config: Mapping[str, Any], key: str, where: Path) -> str:
+    """A text of a config; empty where it is missing.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    value = config.get(key)
+    if not isinstance(value, str | None):
+        raise AdapterError(f"{where / CONFIG}: {key} is {value!r}; expected text")
+    return value or ""
+
+
+def numbers(config: Mapping[str, Any], key: str, where: Path) -> dict[str, float]:
+    """A mapping from names to numbers in ``speakeasy.json``.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    found = config.get(key)
+    if not isinstance(found, dict) or not all(_is_number(value) for value in found.values()):
+        raise AdapterError(f"{where / PROVENANCE}: {key} is {found!r}; expected numbers by module")
+    return found
+
+
+def names(config: Mapping[str, Any], key: str, where: Path) -> tuple[str, ...]:
+    """A list of names in ``speakeasy.json``; empty where it is missing.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    found = config.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise AdapterError(f"{where / PROVENANCE}: {key} is {found!r}; expected a list of names")
+    return tuple(found)
 
 
 def plain(value: float) -> int | float:
@@ -84,7 +151,7 @@ def plain(value: float) -> int | float:
 def write_provenance(adapter: Adapter, directory: Path, **more: object) -> None:
     """Write ``speakeasy.json``: the base, and what ``more`` the library's config cannot hold."""
     write_json(
-        directory / _PROVENANCE,
+        directory / PROVENANCE,
         {
             "base": adapter.base,
             "base_fingerprint": adapter.base_fingerprint,
@@ -101,7 +168,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         AdapterError: a field has the wrong type.
         ModelError: it is not a JSON object.
     """
-    file = directory / _PROVENANCE
+    file = directory / PROVENANCE
     if not file.is_file():
         return {}
     found = read_json_object(file)

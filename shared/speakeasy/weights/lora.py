@@ -1,37 +1,64 @@
-"""LoRA adapters in one canonical form, whatever library wrote them.
+"""LoRA and DoRA adapters in one canonical form, whatever library wrote them.
 
-Canonical is PEFT's orientation, in float32: for a linear layer ``y = W x`` with W (out, in),
-``y += scale * B A x`` with ``<module>.lora_A.weight`` (r, in) and ``<module>.lora_B.weight``
-(out, r), where scale is alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2106.09685, 2312.03732).
+Canonical are PEFT's names and orientation, in float32. For a linear layer ``y = W x`` with
+W (out, in), ``y += scale * B A x`` with ``<module>.lora_A.weight`` (r, in) and
+``<module>.lora_B.weight`` (out, r). For the embedding E (V, d), ``E += scale * (B A)^T`` with
+``<module>.lora_embedding_A`` (r, V) and ``<module>.lora_embedding_B`` (d, r). The scale is
+alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2106.09685, 2312.03732), with each module's own
+rank and alpha. DoRA (arXiv 2402.09353) adds ``<module>.lora_magnitude_vector`` (out,): the adapted
+weight is ``m * (W + scale B A) / ||W + scale B A||``, with the norm of each row.
 ``<module>`` is the layer's path in transformers, such as ``model.layers.0.self_attn.q_proj``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from speakeasy.errors import AdapterError, UsageError
+from speakeasy.errors import AdapterError
 from speakeasy.weights.checkpoint import block_index, layer_order
+from speakeasy.weights.trained_rows import EMBEDDING, HEAD
 
 A_SUFFIX = ".lora_A.weight"
 B_SUFFIX = ".lora_B.weight"
-ATTENTION = "self_attn"
-MLP = "mlp"
+EMBEDDING_A_SUFFIX = ".lora_embedding_A"
+EMBEDDING_B_SUFFIX = ".lora_embedding_B"
+MAGNITUDE_SUFFIX = ".lora_magnitude_vector"
+_SUFFIXES = (A_SUFFIX, B_SUFFIX, EMBEDDING_A_SUFFIX, EMBEDDING_B_SUFFIX, MAGNITUDE_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """What an adapter does to one matrix ``<module>.weight`` W (rows, columns).
+
+    W becomes W + scale * B A, and with a magnitude each row of that is scaled to its length. For
+    the embedding this is the change of E (V, d), so A and B are transposed and swapped.
+
+    Attributes:
+        A: (r, columns) float32.
+        B: (rows, r) float32.
+        scale: the factor of B A.
+        magnitude: (rows,) float32 for DoRA, else None.
+    """
+
+    A: np.ndarray
+    B: np.ndarray
+    scale: float
+    magnitude: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter on linear layers inside the blocks; one rank and scale for all of them.
+    """A LoRA or DoRA adapter of linear layers in blocks, the embedding and the output matrix.
 
     Attributes:
-        tensors: canonical name -> float32 array, an A (r, in) and a B (out, r) for each module.
-        r: the rank.
-        alpha: the numerator of the scale.
+        tensors: canonical name -> float32 array: an A and a B for each module, and for DoRA a
+            magnitude for each.
+        r: the rank, where ``ranks`` says nothing.
+        alpha: the numerator of the scale, where ``alphas`` says nothing.
         rslora: whether the scale is alpha / sqrt(r).
         dropout: probability that training drops an input; nothing at inference.
         targets: names that match exactly the adapted modules of the base, as PEFT matches them
@@ -40,10 +67,14 @@ class Adapter:
         base_fingerprint: ``checkpoint.fingerprint`` of the base; None where unknown.
         base_quantization: what the base was held in during training, such as ``nf4`` or
             ``mlx 4-bit``; None for full precision, or where unknown.
+        ranks: module -> its rank, for those whose rank is not ``r``.
+        alphas: module -> its alpha, for those whose alpha is not ``alpha``.
+        head_follows: where the base has one matrix for both ends, the embedding's change is
+            meant for the output too, as mlx-lm has it; PEFT's changes the input alone.
 
     Raises:
-        AdapterError: a matrix is missing, misshapen, outside the blocks or not float32; targets
-            and modules do not match.
+        AdapterError: a matrix is missing, misshapen, of another module or not float32; some
+            modules have magnitudes and some not; targets and modules do not match.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -55,52 +86,114 @@ class Adapter:
     base: str
     base_fingerprint: str | None = None
     base_quantization: str | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    head_follows: bool = False
 
     def __post_init__(self) -> None:
-        if self.r < 1 or not math.isfinite(self.alpha):
-            raise AdapterError(f"adapter: rank {self.r} and alpha {self.alpha} are no LoRA's")
         for name, tensor in self.tensors.items():
-            module = module_of(name)
-            if module is None or block_index(module) is None:
+            if module_of(name) is None:
                 raise AdapterError(
-                    f"adapter: tensor {name!r} is not the A or B of a linear layer inside a block "
-                    "(embeddings, the output matrix and whole modules are not supported)"
+                    f"adapter: tensor {name!r} is not LoRA's; expected A, B or a magnitude of a "
+                    "linear layer in a block, the embedding or the output matrix"
                 )
-            is_a = name.endswith(A_SUFFIX)
-            if tensor.dtype != np.float32 or tensor.ndim != 2:
-                raise AdapterError(f"adapter: {name} is {tensor.dtype} {tensor.shape}")
-            if tensor.shape[0 if is_a else 1] != self.r:
-                raise AdapterError(f"adapter: {name} has shape {tensor.shape}, but rank {self.r}")
-            if module + (B_SUFFIX if is_a else A_SUFFIX) not in self.tensors:
-                raise AdapterError(f"adapter: {module} has only one of lora_A and lora_B")
-        modules = self.modules
+            if tensor.dtype != np.float32:
+                raise AdapterError(f"adapter: {name} is {tensor.dtype}; expected float32")
+        modules = self._names()
         if not modules:
             raise AdapterError("adapter: holds no LoRA matrices")
+        dora = self.dora
         for module in modules:
-            if not any(matches(module, target) for target in self.targets):
-                raise AdapterError(f"adapter: {module} is none of its targets {self.targets}")
+            self._check(module, dora)
+        for module in (*self.ranks, *self.alphas):
+            if module not in modules:
+                raise AdapterError(f"adapter: a rank or alpha for {module!r}, which is not adapted")
         for target in self.targets:
             if not any(matches(module, target) for module in modules):
                 raise AdapterError(f"adapter: target {target!r} has no matrices")
 
+    def _check(self, module: str, dora: bool) -> None:
+        a, b = pair(module)
+        rank, alpha = self.rank(module), self.alphas.get(module, self.alpha)
+        if rank < 1 or not math.isfinite(alpha):
+            raise AdapterError(f"adapter: {module}: rank {rank}, alpha {alpha} are no LoRA's")
+        if a not in self.tensors or b not in self.tensors:
+            raise AdapterError(
+                f"adapter: {module} has only one of {_kind(a)} and {_kind(b)}; the file is "
+                "incomplete"
+            )
+        for name, axis in ((a, 0), (b, 1)):
+            shape = self.tensors[name].shape
+            if len(shape) != 2 or shape[axis] != rank or 0 in shape:
+                raise AdapterError(f"adapter: {name} has shape {shape}, but rank {rank}")
+        magnitude = self.tensors.get(module + MAGNITUDE_SUFFIX)
+        if (magnitude is not None) != dora:
+            raise AdapterError(f"adapter: {module} has no lora_magnitude_vector, as others have")
+        rows = self.tensors[b].shape[0]
+        if magnitude is not None and magnitude.shape != (rows,):
+            raise AdapterError(
+                f"adapter: {module}{MAGNITUDE_SUFFIX} has shape {magnitude.shape}; expected "
+                f"({rows},)"
+            )
+        if not any(matches(module, target) for target in self.targets):
+            raise AdapterError(f"adapter: {module} is none of its targets {self.targets}")
+
+    def _names(self) -> list[str]:
+        names = {module for name in self.tensors if (module := module_of(name))}
+        return sorted(names, key=layer_order)
+
     @property
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Adapted module -> (out, in), sorted by block and name."""
-        names = {module for name in self.tensors if (module := module_of(name))}
+        """Adapted module -> (rows, columns) of its weight, sorted by block and name."""
         return {
-            module: (
-                self.tensors[module + B_SUFFIX].shape[0],
-                self.tensors[module + A_SUFFIX].shape[1],
-            )
-            for module in sorted(names, key=layer_order)
+            module: (lora.B.shape[0], lora.A.shape[1])
+            for module in self._names()
+            for lora in (self.lora(module),)
         }
+
+    @property
+    def dora(self) -> bool:
+        """Whether the modules have magnitudes."""
+        return any(name.endswith(MAGNITUDE_SUFFIX) for name in self.tensors)
+
+    def rank(self, module: str) -> int:
+        """The rank of a module's matrices."""
+        return self.ranks.get(module, self.r)
+
+    def scale(self, module: str) -> float:
+        """The factor of B A for a module."""
+        rank = self.rank(module)
+        return self.alphas.get(module, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
+
+    def lora(self, module: str) -> Lora:
+        """What is done to a module's weight; its arrays are views of ``tensors``."""
+        a, b = (self.tensors[name] for name in pair(module))
+        if module == EMBEDDING:
+            a, b = b.T, a.T
+        return Lora(a, b, self.scale(module), self.tensors.get(module + MAGNITUDE_SUFFIX))
+
+
+def pair(module: str) -> tuple[str, str]:
+    """The canonical names of a module's A and B."""
+    if module == EMBEDDING:
+        return module + EMBEDDING_A_SUFFIX, module + EMBEDDING_B_SUFFIX
+    return module + A_SUFFIX, module + B_SUFFIX
+
+
+def _kind(name: str) -> str:
+    return name.removesuffix(".weight").rpartition(".")[2]
 
 
 def module_of(tensor: str) -> str | None:
     """The module that a canonical tensor name belongs to; None for any other name."""
-    for suffix in (A_SUFFIX, B_SUFFIX):
-        if tensor.endswith(suffix):
-            return tensor.removesuffix(suffix)
+    for suffix in _SUFFIXES:
+        module = tensor.removesuffix(suffix)
+        if module == tensor:
+            continue
+        if module == EMBEDDING:
+            return module if suffix in (EMBEDDING_A_SUFFIX, EMBEDDING_B_SUFFIX) else None
+        of_linear = suffix in (A_SUFFIX, B_SUFFIX, MAGNITUDE_SUFFIX)
+        return module if of_linear and (module == HEAD or block_index(module) is not None) else None
     return None
 
 
@@ -109,95 +202,9 @@ def matches(module: str, target: str) -> bool:
     return module == target or module.endswith(f".{target}")
 
 
-def merge_scale(adapter: Adapter) -> float:
-    """The factor of B A when the adapter is applied to, or merged into, its base."""
-    return adapter.alpha / (math.sqrt(adapter.r) if adapter.rslora else adapter.r)
-
-
-def draw_lora(layers: Mapping[str, tuple[int, int]], r: int, seed: int) -> dict[str, np.ndarray]:
-    """Fresh LoRA matrices: A uniform in ±1/sqrt(in), B zero.
-
-    That is PEFT's ``kaiming_uniform_(a=sqrt(5))`` and mlx-lm's own draw. Each module has a
-    generator of its own, seeded by ``seed`` and its name, so neither the order of the modules nor
-    which others are adapted changes its draw.
-
-    Args:
-        layers: module -> (out, in).
-        r: the rank.
-        seed: any whole number from 0.
-
-    Returns:
-        canonical name -> float32 array, sorted by block and name.
-
-    Raises:
-        UsageError: the rank is below 1.
-    """
-    if r < 1:
-        raise UsageError(f"--lora-r {r}: rank must be at least 1")
-    tensors: dict[str, np.ndarray] = {}
-    for module in sorted(layers, key=layer_order):
-        rows, columns = layers[module]
-        name_seed = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "little")
-        generator = np.random.Generator(np.random.PCG64([seed, name_seed]))
-        bound = np.float32(1 / math.sqrt(columns))
-        uniform = generator.random((r, columns), dtype=np.float32)
-        tensors[module + A_SUFFIX] = (2 * uniform - 1) * bound
-        tensors[module + B_SUFFIX] = np.zeros((rows, r), dtype=np.float32)
-    return tensors
-
-
-def select_layers(
-    layers: Mapping[str, tuple[int, int]], targets: str
-) -> dict[str, tuple[int, int]]:
-    """The layers that ``--lora-targets`` names, in the order of ``layers``.
-
-    Args:
-        layers: ``checkpoint.linear_layers`` of the base.
-        targets: ``all-linear``, ``attention``, ``mlp``, or names separated by commas: the end of
-            a path (``q_proj``, ``self_attn.q_proj``) or a whole one.
-
-    Raises:
-        UsageError: a name matches nothing; the message lists what there is.
-    """
-    if targets == "all-linear":
-        return dict(layers)
-    if targets in ("attention", "mlp"):
-        part = ATTENTION if targets == "attention" else MLP
-        chosen = {module for module in layers if part in module.split(".")}
-        if not chosen:
-            raise _no_target(targets, layers)
-    else:
-        chosen = set()
-        for target in targets.split(","):
-            found = {module for module in layers if matches(module, target.strip())}
-            if not found:
-                raise _no_target(target.strip(), layers)
-            chosen |= found
-    return {module: shape for module, shape in layers.items() if module in chosen}
-
-
-def _no_target(target: str, layers: Iterable[str]) -> UsageError:
-    leaves = ", ".join(dict.fromkeys(leaf(module) for module in layers))
-    return UsageError(
-        f"--lora-targets {target!r}: no such linear layer; expected all-linear, attention, mlp, or "
-        f"some of {leaves}"
-    )
-
-
 def leaf(module: str) -> str:
     """The last part of a module's path: ``q_proj``."""
     return module.rpartition(".")[2]
-
-
-def target_names(layers: Iterable[str], chosen: Iterable[str]) -> tuple[str, ...]:
-    """The shortest exact targets of ``chosen`` among ``layers``, for ``Adapter.targets``.
-
-    A leaf name where every layer of that name was chosen, else whole paths; sorted.
-    """
-    wanted = set(chosen)
-    partial = {leaf(module) for module in layers if module not in wanted}
-    names = {module if leaf(module) in partial else leaf(module) for module in wanted}
-    return tuple(sorted(names, key=layer_order))
 
 
 def check_fits(
@@ -207,7 +214,8 @@ def check_fits(
 
     Args:
         adapter: the adapter.
-        layers: ``checkpoint.linear_layers`` of the base at hand.
+        layers: ``checkpoint.weight_matrices`` of the base at hand, or ``linear_layers`` where
+            embedding and output matrix cannot be adapted.
         fingerprint: the base's; compared where both sides know theirs.
 
     Raises:
@@ -216,6 +224,11 @@ def check_fits(
     made_for = f"the adapter was made for {adapter.base or 'another base'}; give that as --model"
     for module, shape in adapter.modules.items():
         if module not in layers:
+            if module in (EMBEDDING, HEAD):
+                raise AdapterError(
+                    f"{module}: no backend adapts the embedding or the output matrix; write the "
+                    "adapter into the model (speakeasy export) and give that"
+                )
             raise AdapterError(f"{module}: not in this model; {made_for}")
         if layers[module] != shape:
             raise AdapterError(

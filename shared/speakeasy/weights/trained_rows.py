@@ -30,6 +30,9 @@ HEAD = "lm_head"
 SUFFIX = ".rows"
 """What stands in place of ``.weight`` in canonical names of trained rows."""
 
+ROWS_FILE = "rows.safetensors"
+"""The file's name, in a run beside its adapter, elsewhere in the adapter's own directory."""
+
 _IDS = "ids"
 
 
@@ -51,8 +54,9 @@ class TrainedRows:
     head: np.ndarray | None
 
     def __post_init__(self) -> None:
-        if self.ids.dtype != np.int64 or self.ids.ndim != 1 or (np.diff(self.ids) <= 0).any():
-            raise ModelError("trained rows: expected rising int64 ids, each once")
+        ids = self.ids
+        if ids.dtype != np.int64 or ids.ndim != 1 or (np.diff(ids, prepend=-1) <= 0).any():
+            raise ModelError("trained rows: expected rising int64 ids from 0, each once")
         for values in (self.embedding, self.head):
             if values is None:
                 continue
@@ -138,6 +142,15 @@ def save(rows: TrainedRows, file: Path) -> None:
     )
 
 
+def rows_beside(adapter: Path) -> Path | None:
+    """The file of the rows that were trained with an adapter; None where there is none.
+
+    A run keeps it beside the directory of its adapter, ``speakeasy convert`` within it.
+    """
+    places = (adapter / ROWS_FILE, adapter.parent / ROWS_FILE)
+    return next((file for file in places if file.is_file()), None)
+
+
 def load(file: Path) -> TrainedRows:
     """Read what ``save`` wrote.
 
@@ -149,4 +162,10 @@ def load(file: Path) -> TrainedRows:
     if odd := sorted(set(header) - set(known)) + [n for n in known[:2] if n not in header]:
         raise ModelError(f"{file}: {odd[0]!r} is missing or unknown; expected {', '.join(known)}")
     found = {name: read_tensor(info) for name, info in header.items()}
-    return TrainedRows(found[_IDS], found[known[1]], found.get(known[2]))
+    for name in known[1:]:
+        if name in found and not np.isfinite(found[name]).all():
+            raise ModelError(f"{file}: {name} holds NaN or infinity; take an earlier checkpoint")
+    try:
+        return TrainedRows(found[_IDS], found[known[1]], found.get(known[2]))
+    except ModelError as error:
+        raise ModelError(f"{file}: {error.args[0]}") from error
