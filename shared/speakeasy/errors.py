@@ -19,11 +19,23 @@ A message names the thing, the value, what was expected and the next step, in on
 
 from __future__ import annotations
 
+_HALF = 1_000
+
 
 class SpeakeasyError(Exception):
-    """Root of all errors that are meant for the user; ``exit_status`` is the command's."""
+    """Root of all errors that are meant for the user; ``exit_status`` is the command's.
+
+    Messages quote names out of other people's files. What would break the line or steer a terminal
+    is shown as an escape, and the middle of what would fill the screen is left out.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > 2 * _HALF:
+            text = f"{text[:_HALF]} ... {text[-_HALF:]}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UsageError(SpeakeasyError):

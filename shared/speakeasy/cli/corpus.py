@@ -111,7 +111,9 @@ def status(paths: tuple[Path, ...], as_json: bool) -> None:
 
     A PATH is a corpus directory, a .txt or .jsonl file, or a directory of such files. With no
     PATH, the packaged texts are taken.
-    The verdict is against the recommended 10 MB to 1 GB, with duplicates counted once.
+    The verdict is against the recommended 10 MB to 1 GB, with duplicates counted once. What a
+    corpus directory holds was compared when it was built; near duplicates are estimated among the
+    rest, and between it and the rest.
 
     \b
     Examples:
@@ -120,17 +122,28 @@ def status(paths: tuple[Path, ...], as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from speakeasy.corpus.documents import read_documents, text_files
+    from speakeasy.corpus.documents import part_build, read_documents, text_files
     from speakeasy.corpus.starter import starter_text_files
-    from speakeasy.corpus.status import summarize
+    from speakeasy.corpus.status import removed_by_builds, summarize
 
     files = text_files(paths or starter_text_files())
+    loose: list[Path] = []
+    builds: dict[Path, list[Path]] = {}
+    for file in files:
+        build = part_build(file)
+        (builds.setdefault(build, []) if build else loose).append(file)
+    removed = removed_by_builds(builds)
     total = sum(file.stat().st_size for file in files)
     with _byte_bar("Reading", total) as advance:
-        figures = summarize(read_documents(files), advance=advance)
+        figures = summarize(
+            read_documents(loose),
+            [read_documents(parts) for parts in builds.values()],
+            advance=advance,
+        )
     if as_json:
         more = {
             "distinct_bytes": figures.distinct_bytes,
+            "removed_by_builds": removed,
             "verdict": figures.verdict,
             "files": [str(file) for file in files],
             "starter": not paths,
@@ -150,6 +163,9 @@ def status(paths: tuple[Path, ...], as_json: bool) -> None:
         ["exact duplicates", f"{figures.exact_duplicates:,}"],
         ["near duplicates (estimate)", f"{figures.near_duplicates:,}"],
     ]
+    if builds:
+        said = f"{removed['duplicate']:,} exact, {removed['near_duplicate']:,} near"
+        rows.append(["duplicates that the build dropped", said])
     print_table(["", ""], rows)
     say(
         f"Verdict: {figures.verdict}: {_megabytes(figures.distinct_bytes)} of distinct text; "

@@ -62,16 +62,15 @@ def check(
       speakeasy vocab check --words words.txt --train-file starter --json
     """
     from speakeasy.vocab.audit import audit_answers, audit_words
-    from speakeasy.vocab.expand import plan_for
+    from speakeasy.vocab.expand import plan_words
     from speakeasy.vocab.families import read_source
-    from speakeasy.vocab.words import choose_words, forms_of
+    from speakeasy.vocab.words import choose_words
     from speakeasy.weights.hub import resolve_model
 
     words = choose_words(words_file, categories, lexicon)
     conversations = _conversations(train_files)
     source = resolve_model(model, say=say)
-    forms, several = forms_of(words)
-    plan = plan_for(read_source(source.path), forms, mode=mode, phrases=several if phrases else ())
+    plan = plan_words(read_source(source.path), words, mode=mode, phrases=phrases)
     costs = audit_words(words, plan)
     saving = audit_answers(conversations, plan, bar=progress) if conversations else None
     if as_json:
@@ -79,7 +78,7 @@ def check(
         return
     say(f"model: {source.source}")
     console().print(_table(costs))
-    _say_summary(plan, costs, several if not phrases else [])
+    _say_summary(plan, costs)
     if saving is not None:
         _say_saving(saving, train_files)
 
@@ -161,7 +160,7 @@ def _change(before: int, after: int) -> str:
     return f"{before}" if before == after else f"{before} -> {after}"
 
 
-def _say_summary(plan: Expansion, costs: Sequence[WordCost], phrases: Sequence[str]) -> None:
+def _say_summary(plan: Expansion, costs: Sequence[WordCost]) -> None:
     whole_before, whole_after = (
         sum(max(lengths) == 1 for lengths in table)
         for table in ([cost.before for cost in costs], [cost.after for cost in costs])
@@ -179,9 +178,6 @@ def _say_summary(plan: Expansion, costs: Sequence[WordCost], phrases: Sequence[s
         say(f"no entry for {forms[0]!r}{more}: {reason}")
     if len(refused) > 10:
         say(f"... {len(refused) - 10:,} more reasons; --json has all")
-    if phrases:
-        more = f" (and {len(phrases) - 1:,} more)" if len(phrases) > 1 else ""
-        say(f"no entry for {phrases[0]!r}{more}: is several words; --phrases plans for them")
 
 
 def _say_saving(saving: Saving, files: Sequence[Path]) -> None:

@@ -96,10 +96,10 @@ def expand(
     The new rows are not trained yet; speakeasy pretrain does that.
     """
     from speakeasy.vocab.build import expand_model, require_room, require_words
-    from speakeasy.vocab.expand import plan_for
+    from speakeasy.vocab.expand import plan_words
     from speakeasy.vocab.families import read_source
     from speakeasy.vocab.verify import examine
-    from speakeasy.vocab.words import choose_words, forms_of
+    from speakeasy.vocab.words import choose_words
     from speakeasy.weights.hub import resolve_model
 
     if not dry_run:
@@ -110,12 +110,7 @@ def expand(
     tokenizer = read_source(source.path)
     if corpus:
         words = _with_forms_of(corpus, words, tokenizer)
-    forms, several = forms_of(words)
-    plan = (
-        plan_for(tokenizer, forms, mode=mode, phrases=several)
-        if phrases  # otherwise the plan says of each phrase why it is left out
-        else plan_for(tokenizer, [*forms, *several], mode=mode)
-    )
+    plan = plan_words(tokenizer, words, mode=mode, phrases=phrases)
     require_words(plan)
     _show_plan(plan)
     if dry_run:

@@ -108,6 +108,12 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def part_build(file: Path) -> Path | None:
+    """The finished build that a file of ``text_files`` is part of; None for any other file."""
+    is_part = fnmatch(file.name.lower(), PART_PATTERN) and (file.parent / RECORD_FILE).is_file()
+    return file.parent if is_part else None
+
+
 def refuse_unfinished(path: Path) -> None:
     """Refuse the directory in which ``corpus build`` works, whose documents are candidates yet.
 

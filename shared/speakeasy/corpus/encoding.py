@@ -48,12 +48,16 @@ def decode(data: bytes) -> str:
 
 
 def decode_html(data: bytes) -> str:
-    """A page's text: as its byte order mark or its ``meta`` element says, else by ``decode``."""
+    """A page's text: as its byte order mark or its ``meta`` element says, else by ``decode``.
+
+    Where a ``meta`` element could be read, UTF-16 is not true; the page is UTF-8 then, by the HTML
+    standard ("prescan a byte stream to determine its encoding").
+    """
     declared = _DECLARED.search(data[:4096])
     if declared and not any(data.startswith(mark) for mark, _ in _MARKS):
         name = declared[1].decode("ascii")
         try:
-            if codecs.lookup(name).name != "utf-8":
+            if not codecs.lookup(name).name.startswith(("utf-8", "utf-16", "utf-32")):
                 return data.decode(name, errors="replace")
         except (LookupError, ValueError):
             return decode(data)

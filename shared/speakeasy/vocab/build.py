@@ -8,7 +8,7 @@ or not at all, and nothing is copied before the tokenizer has passed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +66,7 @@ def expand_model(
         SpeakeasyError: the disk is full or cannot be written.
     """
     require_words(expansion)
-    require_room(source.path, expansion, init)
+    untrained = require_room(source.path, expansion, init)
     with (
         disk_errors(f"{target}", "nothing was written; free some space or choose another place"),
         new_directory(target) as folder,
@@ -77,7 +77,7 @@ def expand_model(
         copy_config(source.path, folder)
         say("loading the new tokenizer with the libraries")
         loaders = check_loaded(expansion, folder)
-        report = _write_weights(source.path, folder, expansion, init, bar)
+        report = _write_weights(source.path, folder, expansion, init, untrained, bar)
         _copy_papers(source, folder, len(expansion.added))
         _check_whole(folder, expansion)
         record = {
@@ -97,20 +97,30 @@ def expand_model(
     return record
 
 
-def require_room(source: Path, expansion: Expansion, init: Init) -> None:
+def require_room(source: Path, expansion: Expansion, init: Init) -> list[int]:
     """See that the weights can take the new rows, before a gate of half a minute.
+
+    Returns:
+        ids of the base's rows that were never trained.
 
     Raises:
         ModelError: the base is unsound or quantised, or has no row for an entry that its own
-            tokenizer has already.
+            tokenizer has already, or none that was trained for the pieces of a new one.
     """
-    check_addition(source, expansion.rows, init=init, exclude=untrained_rows(source).tolist())
+    untrained: list[int] = untrained_rows(source).tolist()
+    names = {token.id: token.form for token in (*expansion.added, *expansion.steps)}
+    check_addition(source, expansion.rows, init=init, exclude=untrained, names=names)
+    return untrained
 
 
 def _write_weights(
-    source: Path, folder: Path, expansion: Expansion, init: Init, bar: Bar
+    source: Path,
+    folder: Path,
+    expansion: Expansion,
+    init: Init,
+    untrained: Sequence[int],
+    bar: Bar,
 ) -> RowsReport:
-    untrained = untrained_rows(source)
     total = sum(info.nbytes for info in tensor_index(source).values())
     with bar("writing the weights (MB)", total // _MEGABYTE) as advance:
         behind = 0
@@ -125,7 +135,7 @@ def _write_weights(
             folder,
             expansion.rows,
             init=init,
-            exclude=untrained.tolist(),
+            exclude=untrained,
             advance=advance_bytes,
         )
 

@@ -21,7 +21,7 @@ An expansion never removes or renumbers an entry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -45,6 +45,7 @@ from speakeasy.vocab.isolate import isolate_words, keep_phrases, word_finder
 from speakeasy.vocab.merges import Merges
 from speakeasy.vocab.reserved import give_up
 from speakeasy.vocab.tokenizer_files import survives
+from speakeasy.vocab.words import Word, forms_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -161,6 +162,16 @@ def plan_for(
     if mode == "auto":
         return _choose(source, forms, phrases)
     return _Plan(source, mode, "as asked for by --mode").make(forms, phrases)
+
+
+def plan_words(
+    source: Source, words: Iterable[Word], *, mode: Mode = "auto", phrases: bool = False
+) -> Expansion:
+    """A plan for all forms of words; without ``phrases`` it leaves out those of several words."""
+    forms, several = forms_of(words)
+    if phrases:
+        return plan_for(source, forms, mode=mode, phrases=several)
+    return plan_for(source, [*forms, *several], mode=mode)  # it says of each phrase why not
 
 
 def _choose(source: Source, forms: Sequence[str], phrases: Sequence[str]) -> Expansion:

@@ -33,9 +33,12 @@ __all__ = [
     "read_tensor",
     "tensor_index",
     "tokenizer_fingerprint",
+    "weight_matrices",
 ]
 
-_IN_A_BLOCK = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_PLAIN = ("F64", "F32", "F16", "BF16")  # others are packed: their shapes are not the layers'
+_FLOATS = (*_PLAIN, "F8_E4M3", "F8_E5M2")
+_IN_A_BLOCK = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,12 @@ class ModelShape:
 def model_shape(path: Path) -> ModelShape:
     """The shape of a model, from its config and the headers of its weights.
 
+    A library makes the model that the config describes before it looks at the weights, so figures
+    that the weights do not bear out are refused here.
+
     Raises:
-        ModelError: the directory is unsound, or the config lacks one of the figures.
+        ModelError: the directory is unsound, the config lacks one of the figures, or it and the
+            weights contradict each other.
     """
     config = read_config(path)
     tensors = tensor_index(path)
@@ -99,7 +106,7 @@ def model_shape(path: Path) -> ModelShape:
     for info in tensors.values():
         elements[info.dtype] = elements.get(info.dtype, 0) + info.size
     heads, hidden = figure("num_attention_heads"), figure("hidden_size")
-    return ModelShape(
+    shape = ModelShape(
         model_type=config["model_type"],
         layers=figure("num_hidden_layers"),
         hidden_size=hidden,
@@ -115,18 +122,53 @@ def model_shape(path: Path) -> ModelShape:
         bytes_on_disk=sum(info.nbytes for info in tensors.values()),
         quantization=_quantization(config),
     )
+    _check_borne_out(path, shape, tensors)
+    return shape
+
+
+def _check_borne_out(path: Path, shape: ModelShape, tensors: Mapping[str, TensorInfo]) -> None:
+    blocks = {index for name in tensors if (index := block_index(name)) is not None}
+    if shape.layers > len(blocks) or not blocks.issuperset(range(shape.layers)):
+        raise ModelError(
+            f"{path / 'config.json'}: num_hidden_layers is {shape.layers}, but the weights hold "
+            f"{len(blocks)} blocks; download the model again"
+        )
+    whole = [n for n, i in tensors.items() if n.endswith(".weight") and i.dtype not in _FLOATS]
+    if whole and shape.quantization is None:
+        raise ModelError(
+            f"{tensors[whole[0]].file}: {whole[0]} is {tensors[whole[0]].dtype}, but config.json "
+            "says nothing of quantisation; give the full-precision model"
+        )
+    first = "model.layers.0"
+    for name, said in {
+        "model.embed_tokens": (shape.vocab_size, shape.hidden_size),
+        "lm_head": (shape.vocab_size, shape.hidden_size),
+        f"{first}.self_attn.q_proj": (shape.heads * shape.head_dim, shape.hidden_size),
+        f"{first}.self_attn.k_proj": (shape.kv_heads * shape.head_dim, shape.hidden_size),
+        f"{first}.mlp.up_proj": (shape.intermediate_size, shape.hidden_size),
+    }.items():
+        info = tensors.get(f"{name}.weight")
+        if info and info.dtype in _PLAIN and info.shape != said:
+            raise ModelError(
+                f"{info.file}: {name}.weight has shape {info.shape}, but by config.json it is "
+                f"{said}; download the model again"
+            )
 
 
 def _tied(path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
     stored = "lm_head.weight" in tensors
     said = config.get("tie_word_embeddings")
+    if not isinstance(said, bool | None):
+        raise ModelError(
+            f"{path / 'config.json'}: tie_word_embeddings is {said!r}; expected true or false"
+        )
     if said is False and not stored:
         raise ModelError(
             f"{path}: no lm_head.weight, though config.json says tie_word_embeddings false; "
             "the output matrix would be random. Download the model again"
         )
     # Where the config is silent, what is stored decides: the libraries' defaults differ.
-    return bool(said) if said is not None else not stored
+    return said if said is not None else not stored
 
 
 def _quantization(config: Mapping[str, Any]) -> str | None:
@@ -172,9 +214,23 @@ def linear_layers(path: Path) -> dict[str, tuple[int, int]]:
     return {module: found[module] for module in sorted(found, key=layer_order)}
 
 
+def weight_matrices(path: Path) -> dict[str, tuple[int, int]]:
+    """What an adapter can change: ``linear_layers`` after the embedding (V, d) and, where it is
+    stored, the output matrix (V, d).
+
+    Raises:
+        ModelError: as ``linear_layers``; a figure is missing.
+    """
+    shape = model_shape(path)
+    size = (shape.vocab_size, shape.hidden_size)
+    outer = ("model.embed_tokens",) if shape.tied else ("model.embed_tokens", "lm_head")
+    return dict.fromkeys(outer, size) | linear_layers(path)
+
+
 def _mlx_bits(config: Mapping[str, Any], module: str) -> int:
     """Bits a weight: a module's own entry, else the model's (mlx-lm ``utils.load_model``)."""
-    settings = config.get("quantization") or config.get("quantization_config") or {}
+    settings = config.get("quantization")
+    settings = settings if isinstance(settings, dict) else config["quantization_config"]
     own = settings.get(module)
     bits = (own if isinstance(own, dict) else settings).get("bits")
     if type(bits) is not int or not 1 <= bits <= 8:

@@ -11,7 +11,7 @@ import numpy as np
 
 from speakeasy.errors import ModelError
 from speakeasy.weights.added import added_ids
-from speakeasy.weights.directory import tensor_index
+from speakeasy.weights.directory import read_json_object, tensor_index
 from speakeasy.weights.safetensors_io import TensorInfo, read_rows
 
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -79,7 +79,7 @@ def tokenizer_fingerprint(path: Path) -> str:
     libraries rewrite the rest on every save.
 
     Raises:
-        ModelError: the directory holds no tokenizer.
+        ModelError: the directory holds no tokenizer, or one whose config is not sound.
     """
     digest = hashlib.sha256()
     for name in _TOKENIZER_FILES:
@@ -90,7 +90,7 @@ def tokenizer_fingerprint(path: Path) -> str:
     if not any((path / name).is_file() for name in _TOKENIZER_FILES[:3]):
         raise ModelError(f"{path}: no tokenizer.json; expected a model directory with a tokenizer")
     if config_file.is_file():
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_json_object(config_file)
         kept = {
             key: value.get("content") if isinstance(value, dict) else value
             for key, value in sorted(config.items())

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
     from tokenizers import Tokenizer
 
-_OUTSIDE_BLOCKS = {
+OUTSIDE_BLOCKS = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
 }
-_INSIDE_BLOCKS = {
+INSIDE_BLOCKS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -38,7 +38,7 @@ _INSIDE_BLOCKS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_CONTROL = 3  # gguf.TokenType.CONTROL
+CONTROL = 3  # gguf.TokenType.CONTROL
 
 
 def write_model(gguf: Path, directory: Path) -> None:
@@ -67,7 +67,7 @@ def write_model(gguf: Path, directory: Path) -> None:
     write_json(directory / "generation_config.json", special)
     _write_tokenizer(reader, directory, config["max_position_embeddings"])
 
-    tensors = sorted((_canonical_name(t.name), t) for t in reader.tensors)
+    tensors = sorted((canonical_name(t.name), t) for t in reader.tensors)
     write_tensors(
         directory / "model.safetensors",
         # GGUF writes dimensions innermost first.
@@ -83,13 +83,18 @@ def _value(reader: GGUFReader, key: str) -> Any:
     return field.contents()
 
 
-def _canonical_name(name: str) -> str:
+def canonical_name(name: str) -> str:
+    """The name in transformers of a tensor that llama.cpp calls ``name``.
+
+    Raises:
+        ModelError: Llama has no such tensor.
+    """
     stem, _, kind = name.rpartition(".")
-    if stem in _OUTSIDE_BLOCKS and kind == "weight":
-        return f"{_OUTSIDE_BLOCKS[stem]}.weight"
+    if stem in OUTSIDE_BLOCKS and kind == "weight":
+        return f"{OUTSIDE_BLOCKS[stem]}.weight"
     block, _, module = stem.removeprefix("blk.").partition(".")
-    if block.isdecimal() and module in _INSIDE_BLOCKS and kind == "weight":
-        return f"model.layers.{block}.{_INSIDE_BLOCKS[module]}.weight"
+    if block.isdecimal() and module in INSIDE_BLOCKS and kind == "weight":
+        return f"model.layers.{block}.{INSIDE_BLOCKS[module]}.weight"
     raise ModelError(f"the GGUF file holds tensor {name!r}, which Llama does not have")
 
 
@@ -101,13 +106,13 @@ def _dequantized(
     for name, tensor in tensors:
         weights = dequantize(tensor.data, tensor.tensor_type).astype("<f4", copy=False)
         if name.endswith("q_proj.weight"):
-            weights = _unpermute(weights, heads)
+            weights = unpermute(weights, heads)
         elif name.endswith("k_proj.weight"):
-            weights = _unpermute(weights, kv_heads)
+            weights = unpermute(weights, kv_heads)
         yield name, weights
 
 
-def _unpermute(weights: np.ndarray, heads: int) -> np.ndarray:
+def unpermute(weights: np.ndarray, heads: int) -> np.ndarray:
     """Undo ``LlamaModel.permute`` of llama.cpp: from interleaved to half-split rotary pairs.
 
     ``weights`` is (heads * head_dim, in); within a head, row ``2 i + j`` goes to ``i + j * half``.
@@ -157,7 +162,7 @@ def _write_tokenizer(reader: GGUFReader, directory: Path, max_length: int) -> No
     tokens: list[str] = _value(reader, "tokenizer.ggml.tokens")
     kinds: list[int] = _value(reader, "tokenizer.ggml.token_type")
     merges: list[str] = _value(reader, "tokenizer.ggml.merges")
-    special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+    special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
     tokenizer = smollm_tokenizer(tokens, [_pair(m) for m in merges], special)
     tokenizer.save(str(directory / "tokenizer.json"))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speakeasy import plan_files
 from speakeasy.errors import ModelError
 from speakeasy.weights.directory import check_directory
 from speakeasy.weights.starter import MODEL_FILES, Say, first_line, starter_model
@@ -51,8 +54,9 @@ def resolve_model(name: str, *, say: Say | None = None) -> ModelDirectory:
         model = ModelDirectory(path, name, f"starter model from {origin}, in {path}")
     elif is_local(name):
         path = Path(name).expanduser()
+        _check_is_no_run(path, name)
         model = ModelDirectory(path.resolve(), name, f"local directory {path}")
-    elif name and Path(name).expanduser().exists():
+    elif name and _on_this_machine(name, Path.exists):
         raise ModelError(f"--model {name}: a file; expected a model directory, a Hub id or starter")
     elif _looks_like_a_path(name):
         raise ModelError(f"--model {name}: no such directory; check the path, or give a Hub id")
@@ -64,7 +68,31 @@ def resolve_model(name: str, *, say: Say | None = None) -> ModelDirectory:
 
 def is_local(name: str) -> bool:
     """Whether ``resolve_model`` takes a name for a directory on this machine."""
-    return name not in ("", "starter") and Path(name).expanduser().is_dir()
+    return name not in ("", "starter") and _on_this_machine(name, Path.is_dir)
+
+
+def _on_this_machine(name: str, holds: Callable[[Path], bool]) -> bool:
+    """Whether something holds of a path; an adapter's config may name what can be no path."""
+    try:
+        return holds(Path(name).expanduser())
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, a zero byte
+        return False
+
+
+def _check_is_no_run(path: Path, name: str) -> None:
+    """Refuse a run directory that holds no model, or none yet."""
+    plan = path / "run.toml"
+    if not plan.is_file() or (path / "config.json").is_file():
+        return
+    if "corpus" in plan_files.read(plan):
+        raise ModelError(
+            f"--model {name}: a pre-training run that has not finished; finish it with: "
+            f"speakeasy pretrain --resume --output-dir {shlex.quote(name)}"
+        )
+    raise ModelError(
+        f"--model {name}: a run of speakeasy train, whose result is an adapter; give its base as "
+        "--model, and the run as --run where an adapter is taken"
+    )
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -26,13 +26,14 @@ def normalized_rope(config: Mapping[str, Any]) -> dict[str, Any]:
         numbers, or None) and ``rope_parameters`` (the same with ``rope_theta`` in it).
 
     Raises:
-        ModelError: the spellings contradict each other (see ``check_rope``), or the model has
-            parameters for each layer type, which mlx-lm's spelling cannot hold.
+        ModelError: a theta is no positive number; the spellings contradict each other (see
+            ``check_rope``), or the model has parameters for each layer type, which mlx-lm's
+            spelling cannot hold.
     """
     new = _mapping(config, "rope_parameters")
     old = _mapping(config, "rope_scaling")
     thetas = {
-        spelling: float(value)
+        spelling: _theta(spelling, value)
         for spelling, value in {
             "rope_theta": config.get("rope_theta"),
             "rope_parameters.rope_theta": new.get("rope_theta"),
@@ -78,6 +79,12 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
         # Absent and null mean the same; absent is what both libraries write.
         del completed["rope_scaling"]
     return completed
+
+
+def _theta(spelling: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise ModelError(f"config.json: {spelling} is {value!r}; expected a positive number")
+    return float(value)
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:

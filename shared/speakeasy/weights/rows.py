@@ -103,15 +103,25 @@ def add_rows(
 
 
 def check_addition(
-    source: Path, rows: Mapping[int, Sequence[int]], *, init: Init, exclude: Collection[int] = ()
+    source: Path,
+    rows: Mapping[int, Sequence[int]],
+    *,
+    init: Init,
+    exclude: Collection[int] = (),
+    names: Mapping[int, str] | None = None,
 ) -> None:
-    """Raise what ``add_rows`` with the same arguments would raise of the base and of the rows."""
+    """Raise what ``add_rows`` with the same arguments would raise of the base and of the rows.
+
+    Args:
+        names: id of a new token -> the word that it stands for, for the message.
+    """
     base = open_base(source, _WAY_OUT)
     matrices = _matrices(base)
-    _check_rows(rows, matrices[EMBEDDING].shape[0], init)
+    names = names or _NO_NAMES
+    _check_rows(rows, matrices[EMBEDDING].shape[0], init, names)
     if init == "subword":
         for id, pieces in rows.items():
-            _trained(id, pieces, frozenset(exclude))
+            _trained(id, pieces, frozenset(exclude), names)
 
 
 def replace_rows(
@@ -201,34 +211,41 @@ def _matrices(base: Base) -> dict[str, TensorInfo]:
             "family can be given new rows"
         )
     names = (EMBEDDING,) if base.tied else (EMBEDDING, HEAD)
-    found = {name: base.matrix(name) for name in names}
-    for name, info in found.items():
-        if info.shape[0] != base.config["vocab_size"]:
-            raise ModelError(
-                f"{base.path}: {name} has {info.shape[0]} rows, but config.json says vocab_size "
-                f"{base.config['vocab_size']}; correct the wrong one"
-            )
-    return found
+    return {name: base.matrix(name) for name in names}
 
 
-def _check_rows(rows: Mapping[int, Sequence[int]], before: int, init: Init) -> int:
+_NO_NAMES: Mapping[int, str] = {}
+
+
+def _token(id: int, names: Mapping[int, str]) -> str:
+    """How a message names a new token."""
+    return f"new token {id} ({names[id]!r})" if id in names else f"new token {id}"
+
+
+def _check_rows(
+    rows: Mapping[int, Sequence[int]],
+    before: int,
+    init: Init,
+    names: Mapping[int, str] = _NO_NAMES,
+) -> int:
     """Rows of the new matrix."""
     beyond = sorted(id for id in rows if id >= before)
     for expected, id in enumerate(beyond, start=before):
         if id != expected:
             raise ModelError(
-                f"new token {id}: row {expected} would belong to no token; the matrix has {before} "
-                f"rows, so its tokenizer has {id - expected} tokens without one; resize the model "
-                f"to its tokenizer first, or take these tokens out of the tokenizer"
+                f"{_token(id, names)}: row {expected} would belong to no token; the matrix has "
+                f"{before} rows, so its tokenizer has {id - expected} tokens without one; resize "
+                "the model to its tokenizer first, or take these tokens out of the tokenizer"
             )
     for id, pieces in rows.items():
+        token = _token(id, names)
         if id < 0:
-            raise ModelError(f"new token {id}: expected an id from 0")
+            raise ModelError(f"{token}: expected an id from 0")
         if init == "subword" and not pieces:
-            raise ModelError(f"new token {id}: no old tokens to take the mean of; use init mean")
+            raise ModelError(f"{token}: no old tokens to take the mean of; use init mean")
         if (outside := next((p for p in pieces if not 0 <= p < before), None)) is not None:
             raise ModelError(
-                f"new token {id}: made of old token {outside}, but the matrix has {before} rows; "
+                f"{token}: made of old token {outside}, but the matrix has {before} rows; "
                 "give the model whose tokenizer this is"
             )
     return before + len(beyond)
@@ -252,12 +269,17 @@ def _initial(
     return mean_of_pieces
 
 
-def _trained(id: int, pieces: Sequence[int], exclude: frozenset[int]) -> list[int]:
+def _trained(
+    id: int,
+    pieces: Sequence[int],
+    exclude: frozenset[int],
+    names: Mapping[int, str] = _NO_NAMES,
+) -> list[int]:
     """The pieces of a new token whose rows were trained; one at least."""
     trained = [piece for piece in pieces if piece not in exclude]
     if not trained:
         raise ModelError(
-            f"new token {id}: none of its old tokens {list(pieces)} was ever trained, so "
+            f"{_token(id, names)}: none of its old tokens {list(pieces)} was ever trained, so "
             "their mean says nothing; leave the word out, or use init mean"
         )
     return trained

@@ -1,9 +1,6 @@
 """safetensors files, one tensor or one block of rows in memory at a time.
 
-Format: 8 bytes little-endian length of the header, the header (a JSON object from tensor name to
-dtype, shape and byte range, with string pairs under ``__metadata__``), then the data without gaps
-(https://github.com/huggingface/safetensors, "Format"). Headers are checked before anything is
-allocated, so a truncated or hostile file costs one clear line.
+The door to the format: headers (``safetensors_header``) can be imported from here, too.
 """
 
 from __future__ import annotations
@@ -14,34 +11,27 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from speakeasy.errors import ModelError
+from speakeasy.weights.safetensors_header import DTYPES, TensorInfo, broken, read_header
 
-DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
-"""safetensors' names of the types that numpy (with ml_dtypes) can hold."""
+__all__ = [
+    "BLOCK_BYTES",
+    "DTYPES",
+    "Block",
+    "TensorInfo",
+    "read_header",
+    "read_rows",
+    "read_tensor",
+    "row_blocks",
+    "write_blocks",
+    "write_tensors",
+]
 
 BLOCK_BYTES = 2**20
 """What a streaming pass reads at once: large enough for the disk, and small enough that the memory
@@ -49,116 +39,9 @@ of one block serves the next (measured: larger ones are mapped anew each time)."
 
 _NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_LARGEST_HEADER = 100_000_000  # the reference implementation's own limit
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where one tensor lies and what it is.
-
-    Attributes:
-        file: the safetensors file.
-        dtype: safetensors' name of the type, a key of ``DTYPES``.
-        shape: dimensions, outermost first.
-        start: first byte of the data, counted from the beginning of the file.
-        stop: the byte after the last.
-    """
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self.stop - self.start
-
-    def rows(self, first: int, last: int) -> TensorInfo:
-        """The part that holds the rows from ``first`` up to ``last``, which is not among them."""
-        width = self.nbytes // self.shape[0]
-        return TensorInfo(
-            self.file,
-            self.dtype,
-            (last - first, *self.shape[1:]),
-            self.start + first * width,
-            self.start + last * width,
-        )
-
 
 Block = np.ndarray | TensorInfo
 """A piece of a tensor to be written: its values, or where they lie, to be copied bit for bit."""
-
-
-def read_header(file: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """All tensors of one file, in the order of their data, and the file's metadata.
-
-    Raises:
-        ModelError: the file is missing, truncated or not safetensors; a shape does not fit its
-            bytes; data overlap or leave a gap.
-    """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                raise _broken(file, f"{size} bytes do not hold the header; copy it again")
-            header = json.loads(handle.read(length))
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or absurdly nested
-        raise _broken(file, "its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _broken(file, "its header is not a JSON object")
-    metadata = header.pop("__metadata__", None) or {}
-    tensors = [
-        (name, _tensor(file, name, entry, 8 + length, size)) for name, entry in header.items()
-    ]
-    tensors.sort(key=lambda item: (item[1].start, item[1].stop))
-    position = 8 + length
-    for name, info in tensors:
-        if info.start != position:
-            raise _broken(file, f"data of tensor {name!r} overlap others or leave a gap")
-        position = info.stop
-    if position != size:
-        raise _broken(file, f"holds {size} bytes where its header describes {position}")
-    return dict(tensors), metadata
-
-
-def _tensor(file: Path, name: str, entry: Any, data: int, size: int) -> TensorInfo:
-    try:
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        start, stop = entry["data_offsets"]
-        numbers = (*shape, start, stop)
-        sound = all(type(n) is int and n >= 0 for n in numbers) and start <= stop
-    except (TypeError, KeyError, ValueError):
-        sound = False
-    if not sound:
-        raise _broken(file, f"tensor {name!r} has no sound dtype, shape and data_offsets")
-    if dtype not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise ModelError(f"{file}: tensor {name!r} has type {dtype!r}; expected one of {known}")
-    if data + stop > size:
-        raise _broken(
-            file,
-            f"is truncated: tensor {name!r} ends at byte {data + stop} of {size}; copy it again",
-        )
-    # Python's integers do not overflow, so an absurd shape is caught here and never allocated.
-    if math.prod(shape) * DTYPES[dtype].itemsize != stop - start:
-        raise _broken(
-            file, f"tensor {name!r}: shape {shape} of {dtype} is not {stop - start} bytes"
-        )
-    return TensorInfo(file, dtype, shape, data + start, data + stop)
-
-
-def _broken(file: Path, problem: str) -> ModelError:
-    return ModelError(f"{file}: not a sound safetensors file: {problem}")
 
 
 def read_tensor(info: TensorInfo) -> np.ndarray:
@@ -220,7 +103,7 @@ def _read_into(array: np.ndarray, handle: FileIO | BufferedReader, info: TensorI
 
 
 def _shorter(info: TensorInfo) -> ModelError:
-    return _broken(info.file, "became shorter while it was read")
+    return broken(info.file, "became shorter while it was read")
 
 
 def write_tensors(
