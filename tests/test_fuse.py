@@ -29,7 +29,7 @@ from speakeasy.errors import AdapterError, ModelError
 from speakeasy.weights.adapters import Adapter, draw_lora, select_layers, write_mlx, write_peft
 from speakeasy.weights.checkpoint import DTYPES, fingerprint, linear_layers, model_shape
 from speakeasy.weights.fuse import fuse, write_weights
-from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX, merge_scale
+from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -58,7 +58,7 @@ def fused(source: Path, target: Path, **how: Any) -> dict[str, np.ndarray]:
 def merged(tensor: np.ndarray, adapter: Adapter, module: str) -> np.ndarray:
     """W + scale * B A, in float64."""
     A, B = (adapter.tensors[module + suffix] for suffix in (A_SUFFIX, B_SUFFIX))
-    return tensor.astype(np.float64) + merge_scale(adapter) * (B.astype(np.float64) @ A)
+    return tensor.astype(np.float64) + adapter.scale(module) * (B.astype(np.float64) @ A)
 
 
 @settings(max_examples=30)

@@ -1,25 +1,35 @@
 """What training made, written into the weights: adapters merged, rows and whole tensors replaced.
 
 ``W + scale * B A`` is computed in float32 and cast once to the type in which the model is stored.
-Fusing into a quantised base would quantise again and can round the adapter away, so only the
-full-precision base is taken.
+For DoRA each row of that is brought to its length first (arXiv 2402.09353, section 4.1). Fusing
+into a quantised base would quantise again and can round the adapter away, so only the
+full-precision base is taken. A tied model stays tied unless its two ends become different matrices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from speakeasy.errors import ModelError
-from speakeasy.weights.checkpoint import fingerprint, linear_layers
-from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX, Adapter, check_fits, merge_scale
-from speakeasy.weights.rewrite import Advance, Replacement, open_base, rewrite
+from speakeasy.weights.checkpoint import fingerprint, weight_matrices
+from speakeasy.weights.lora import Adapter, Lora, check_fits
+from speakeasy.weights.rewrite import (
+    EMBEDDING,
+    HEAD,
+    Advance,
+    Base,
+    Replacement,
+    open_base,
+    rewrite,
+)
 from speakeasy.weights.rows import Table, check_tables, set_rows, with_rows
 from speakeasy.weights.safetensors_io import BLOCK_BYTES, DTYPES, Block, TensorInfo, row_blocks
+from speakeasy.weights.tied import split_head
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -32,15 +42,6 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _WAY_OUT = "fuse into the full-precision model that it was made from"
 
 
-@dataclass(frozen=True, slots=True)
-class _Lora:
-    """One module's matrices: A (r, in), B (out, r), and the factor of B A."""
-
-    A: np.ndarray
-    B: np.ndarray
-    scale: np.float32
-
-
 def fuse(
     source: Path,
     target: Path,
@@ -49,7 +50,7 @@ def fuse(
     rows: Mapping[str, Table] | None = None,
     dtype: Dtype | None = None,
     advance: Advance | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """A copy of a model with an adapter merged in and rows replaced.
 
     A tensor that neither touches keeps its bits, unless ``dtype`` asks for another type. Beside the
@@ -59,9 +60,13 @@ def fuse(
         source: the model's directory, in full precision.
         target: a directory of ``files.new_directory``; gets weights, index and configs.
         adapter: what to merge.
-        rows: tensor name -> (ids (n,), values (n, d) float32), as for ``rows.replace_rows``.
+        rows: tensor name -> (ids (n,), values (n, d) float32), as for ``rows.replace_rows``. In a
+            tied model, rows of the output matrix untie it.
         dtype: type to store all weights in; None keeps each tensor's own.
         advance: as for ``rewrite.rewrite``.
+
+    Returns:
+        The names of the tensors that are no plain copies.
 
     Raises:
         AdapterError: the adapter was made for another model. Its base's fingerprint is compared
@@ -71,8 +76,11 @@ def fuse(
         SpeakeasyError: the disk is full or cannot be written.
     """
     base = open_base(source, _WAY_OUT)
-    loras = _loras(source, adapter) if adapter else {}
-    tables = check_tables(base, rows or {})
+    loras = _loras(base, adapter) if adapter else {}
+    tables = rows or {}
+    if base.tied and (HEAD in loras or HEAD in tables):
+        base = _untied(base)
+    tables = check_tables(base, tables)
     replaced = {}
     for name, info in base.tensors.items():
         stored = DTYPES[info.dtype]
@@ -91,6 +99,7 @@ def fuse(
     keys = [key for key in ("dtype", "torch_dtype") if key in base.config] or ["dtype"]
     config = {} if dtype is None else dict.fromkeys(keys, dtype)
     rewrite(base, target, replaced, config, advance)
+    return tuple(replaced)
 
 
 def write_weights(
@@ -127,35 +136,70 @@ def write_weights(
     rewrite(base, target, replaced, advance=advance)
 
 
-def _loras(source: Path, adapter: Adapter) -> dict[str, _Lora]:
-    known = fingerprint(source) if adapter.base_quantization is None else None
-    check_fits(adapter, linear_layers(source), known)
-    scale = np.float32(merge_scale(adapter))
-    return {
-        f"{module}.weight": _Lora(
-            adapter.tensors[module + A_SUFFIX], adapter.tensors[module + B_SUFFIX], scale
-        )
-        for module in adapter.modules
-    }
+def _loras(base: Base, adapter: Adapter) -> dict[str, Lora | None]:
+    """Tensor name -> what is merged into it; None for an output matrix that only stays behind.
+
+    A tied model's output matrix is among them where it becomes another than the embedding.
+    """
+    known = fingerprint(base.path) if adapter.base_quantization is None else None
+    adapter = split_head(adapter, base.tied)
+    matrices = weight_matrices(base.path)
+    embedding, head = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
+    if base.tied:
+        matrices[head] = matrices[embedding]
+    check_fits(adapter, matrices, known)
+    loras: dict[str, Lora | None] = {f"{m}.weight": adapter.lora(m) for m in adapter.modules}
+    if (
+        base.tied
+        and EMBEDDING in loras
+        and _same_change(loras[EMBEDDING], loras.setdefault(HEAD, None))
+    ):
+        del loras[HEAD]
+    return loras
+
+
+def _same_change(one: Lora | None, other: Lora | None) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and one.scale == other.scale
+        and other.magnitude is None
+        and np.array_equal(one.A, other.A)
+        and np.array_equal(one.B, other.B)
+    )
+
+
+def _untied(base: Base) -> Base:
+    """The same model with an output matrix of its own, which begins as the embedding."""
+    return replace(base, tensors={**base.tensors, HEAD: base.matrix(EMBEDDING)}, tied=False)
 
 
 def _edited(
-    name: str, info: TensorInfo, stored: np.dtype, lora: _Lora | None, table: Table | None
+    name: str, info: TensorInfo, stored: np.dtype, lora: Lora | None, table: Table | None
 ) -> Iterator[Block]:
     wide = change = np.empty((0, 0), dtype=np.float32)
-    A, scaled_B = (lora.A, lora.B * lora.scale) if lora is not None else (None, None)
+    scaled_B = lora.B * np.float32(lora.scale) if lora is not None else None
     for start, block in row_blocks(info):
         count = len(block)
         if not len(wide):  # once for all blocks, of which none is larger than the first
             wide, change = np.empty_like(block, np.float32), np.empty_like(block, np.float32)
         np.copyto(wide[:count], block)
-        if A is not None and scaled_B is not None:
-            np.matmul(scaled_B[start : start + count], A, out=change[:count])
+        if lora is not None and scaled_B is not None:
+            np.matmul(scaled_B[start : start + count], lora.A, out=change[:count])
             wide[:count] += change[:count]
+            if lora.magnitude is not None:
+                _to_length(wide[:count], lora.magnitude[start : start + count])
         cast = _cast(name, wide[:count], stored)
         if table is not None:
             set_rows(cast, start, table)
         yield cast
+
+
+def _to_length(rows: np.ndarray, lengths: np.ndarray) -> None:
+    """Scale each row, in place, to its length; a row of zeros has no direction and stays."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    factors = np.divide(lengths, norms, out=np.zeros_like(norms), where=norms > 0)
+    rows *= factors[:, None]
 
 
 def _given(name: str, info: TensorInfo, tensors: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,0 +1,248 @@
+"""What an export is made of: base, adapter, trained rows, and the run that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from speakeasy.config import PretrainConfig
+from speakeasy.errors import AdapterError, RunError, UsageError
+from speakeasy.training.run import Run
+from speakeasy.weights.adapters import Adapter, read_adapter_and_rows
+from speakeasy.weights.adapters import base_name as adapter_base
+from speakeasy.weights.checkpoint import fingerprint, model_shape
+from speakeasy.weights.directory import read_json_object
+from speakeasy.weights.hub import ModelDirectory, is_local, resolve_model
+from speakeasy.weights.starter import HUB_ID
+from speakeasy.weights.trained_rows import EMBEDDING, HEAD, TrainedRows, rows_beside
+from speakeasy.weights.trained_rows import load as load_rows
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything that goes into an export, checked to belong together.
+
+    Attributes:
+        model: the base in full precision, or a model that is exported as it is.
+        fingerprint: of the base.
+        adapter: what is merged into it; None for nothing.
+        rows: embedding rows that replace the base's; None for none.
+        run: the finished run that the adapter or the model comes from; None where unknown.
+        base: the base as its maker calls it, such as ``meta-llama/Llama-3.2-1B``; a directory's
+            name where no more is known.
+        quantization: what the base was held in while the adapter was trained; None for full
+            precision.
+    """
+
+    model: ModelDirectory
+    fingerprint: str
+    adapter: Adapter | None
+    rows: TrainedRows | None
+    run: Run | None
+    base: str
+    quantization: str | None
+
+
+def gather(
+    model: str | None,
+    adapter: Path | None,
+    run: Path | None,
+    *,
+    force: bool = False,
+    say: Say = lambda line: None,
+) -> Material:
+    """Find and check what is to be exported.
+
+    Args:
+        model: as for ``resolve_model``; None for the run's or the adapter's base.
+        adapter: directory of an adapter in PEFT's or mlx-lm's format, or of a run.
+        run: directory of a finished run.
+        force: take a base although its fingerprint is not the one that training saw.
+        say: called with a line about each choice, and before slow steps.
+
+    Raises:
+        UsageError: both an adapter and a run are given, or nothing at all.
+        RunError: the run is not there or not finished.
+        ModelError: there is no such model, or it is unsound or quantised.
+        AdapterError: the adapter is unsound, or was made for another base.
+    """
+    found = _run(run or adapter, asked_for=run is not None)
+    if run is not None and adapter is not None:
+        raise UsageError(f"--adapter {adapter}: --run brings its own; give one of them")
+    if run is None and adapter is None and model is None:
+        raise UsageError("--run: missing; give a run, or --model, alone or with --adapter")
+    if found is not None and isinstance(found.config, PretrainConfig):
+        if adapter is not None or model is not None:
+            raise UsageError(
+                f"{found.path}: a pre-training run, whose result is a whole model; give it alone"
+            )
+        return _whole(_resolve(str(found.path), say), found)
+    directory = found.adapter if found is not None else adapter
+    if directory is None:
+        assert model is not None
+        whole = _resolve(model, say)
+        own = Run(whole.path) if (whole.path / "summary.json").is_file() else None
+        return _whole(whole, own)
+    own_base = found.config.model if found else adapter_base(directory)
+    base = _resolve(model or own_base or "starter", say)
+    seen = fingerprint(base.path)
+    merged, rows = read_adapter_and_rows(directory, base.path)
+    quantization = merged.base_quantization
+    _check_base(merged, found, base, seen, force, say)
+    if rows is None and (file := rows_beside(directory)) is not None:
+        rows = load_rows(file)
+    if rows is not None:
+        rows.check_fits(model_shape(base.path), directory)
+        if {EMBEDDING, HEAD} & set(merged.modules):
+            raise AdapterError(
+                f"{directory}: rows were trained beside an adapter of the same matrices; expected "
+                "one of both"
+            )
+        say(f"rows: {len(rows.ids):,} trained with the adapter")
+    if quantization:
+        say(
+            f"note: trained on a base held in {quantization}; it is fused into the full-precision "
+            "base, so the run's figures, measured on the quantised one, are near the export's "
+            "and not its own"
+        )
+    # What the adapter says of its base has been compared, or overruled.
+    known = replace(merged, base_fingerprint=seen)
+    return Material(base, seen, known, rows, found, base_name(base), quantization)
+
+
+def _resolve(name: str, say: Say) -> ModelDirectory:
+    model = resolve_model(name, say=say)
+    say(f"model: {model.source}")
+    return model
+
+
+def _whole(model: ModelDirectory, run: Run | None) -> Material:
+    seen = fingerprint(model.path)
+    held = run.environment.get("quantization") if run else None
+    return Material(model, seen, None, None, run, base_name(model), held)
+
+
+def _run(path: Path | None, *, asked_for: bool) -> Run | None:
+    if path is None or not (asked_for or (path / "run.toml").is_file()):
+        return None
+    if not (path / "run.toml").is_file():
+        raise RunError(f"--run {path}: no run.toml; expected a directory made by speakeasy train")
+    run = Run(path)
+    if run.summary is None:
+        raise RunError(f"{path}: has not finished; finish the run with: {run.resume_command}")
+    return run
+
+
+def _check_base(
+    adapter: Adapter, run: Run | None, base: ModelDirectory, seen: str, force: bool, say: Say
+) -> None:
+    """Refuse another base than training saw; whether the shapes fit is for ``fuse`` to see.
+
+    A base that was stored quantised has another fingerprint than the full-precision model, so
+    there the comparison can confirm and not refuse. One that the run alone held in 4 bits has its
+    own.
+    """
+    expected = adapter.base_fingerprint
+    stored_quantised = adapter.base_quantization is not None
+    if run is not None:
+        expected = run.environment.get("base_fingerprint") or expected
+        stored_quantised = stored_quantised and not run.config.use_4bit
+    if expected is None or expected == seen:
+        return
+    if stored_quantised:
+        say("note: the adapter's base was quantised, so only the shapes of this one were compared")
+    elif force:
+        say(f"note: {base.name} is not the base of training (fingerprint); taken with --force")
+    else:
+        raise AdapterError(
+            f"{base.name}: fingerprint {seen[:12]}, but the adapter was trained on a base with "
+            f"{expected[:12]}; give that one as --model, or overrule with --force"
+        )
+
+
+def base_name(model: ModelDirectory) -> str:
+    """The model that a directory was made from, as its maker calls it, as far as it is recorded.
+
+    Followed are the records of exports, of ``vocab expand`` and of runs, from directory to
+    directory. A directory that no record explains goes by its own name.
+    """
+    *_, (name, path) = _lineage(model)
+    if name == "starter":
+        return HUB_ID
+    return name if path is None else path.name
+
+
+def _lineage(model: ModelDirectory) -> Iterator[tuple[str, Path | None]]:
+    """A model and what it was made from, in turn: names, and directories where there are any."""
+    name, path, seen = model.name, model.path, set[Path]()
+    local = is_local(name)
+    while path is not None and path not in seen:
+        seen.add(path)
+        yield name, path if local else None
+        earlier = _made_from(path) if local else None
+        if earlier is None:
+            return
+        name, local = earlier, is_local(earlier)
+        if not local:
+            yield name, None
+            return
+        path = Path(name).expanduser().resolve()
+
+
+def _made_from(path: Path) -> str | None:
+    """The name, or the place, of the model before this one; None where it cannot be told."""
+    if (path / "export.json").is_file():
+        return _text(read_json_object(path / "export.json"), "name")
+    if (path / "run.toml").is_file():
+        run = Run(path)
+        name, place = run.config.model, str(run.environment.get("model_directory"))
+        from_hub = f"models--{name.replace('/', '--')}" in place  # the Hub's cache
+        return name if name == "starter" or from_hub else place
+    if (path / "expansion.json").is_file():
+        record = read_json_object(path / "expansion.json")
+        name_of = _text(record, "name")
+        known = name_of == "starter" or "Hub" in (_text(record, "source") or "")
+        return name_of if known or (name_of and is_local(name_of)) else None
+    return "starter" if (path / "source.json").is_file() else None
+
+
+def _text(record: dict[str, Any], key: str) -> str | None:
+    base = record.get("base")
+    value = base.get(key) if isinstance(base, dict) else None
+    return value if isinstance(value, str) and value else None
+
+
+def license_of(model: ModelDirectory) -> str:
+    """The licence's identifier on the Hub, in lower case; ``other`` where no file says it.
+
+    It is looked for in the directory and in those that it was made from.
+    """
+    places = [model.path, *(path for _, path in _lineage(model) if path is not None)]
+    return next((said for path in places if (said := _license(path))), "other")
+
+
+def _license(path: Path) -> str | None:
+    """By ``source.json``, by the record of an expansion, or by a README's metadata."""
+    if (path / "source.json").is_file():
+        said = read_json_object(path / "source.json").get("license")
+        return said.lower() if isinstance(said, str) else None
+    if (path / "expansion.json").is_file():
+        base = read_json_object(path / "expansion.json").get("base")
+        origin = base.get("origin") if isinstance(base, dict) else None
+        if isinstance(origin, dict) and isinstance(origin.get("license"), str):
+            return origin["license"].lower()
+    from huggingface_hub import ModelCard
+
+    for name in ("README-base.md", "README.md"):
+        if (path / name).is_file():
+            try:
+                said = ModelCard((path / name).read_text(encoding="utf-8")).data.get("license")
+            except ValueError:  # a README whose metadata are broken says nothing
+                continue
+            if isinstance(said, str):
+                return said.lower()
+    return None
