@@ -23,6 +23,7 @@ from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
 from speakeasy_mlx.loss import (
+    log_sums,
     losses_without_gradient,
     make_target_loss,
     make_trained_head_loss,
@@ -134,6 +135,14 @@ class MlxEngine:
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
         losses_BT[batch.labels_BT != IGNORED] = np.array(losses_N)
         return losses_BT
+
+    def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden_ND and log_sums_N at the targets, float32; the sums leave out ``ids``."""
+        self._model.eval()
+        hidden_ND = self._hidden(_Flat.of(batch, self._rows))
+        ids_K = mx.array(ids.astype(np.int32))
+        sums_N = log_sums(self._head, self._vocabulary, hidden_ND, ids_K)
+        return np.array(hidden_ND.astype(mx.float32)), np.array(sums_N)
 
     def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         """Logits_BTV float32 of whole rows without padding."""

@@ -124,6 +124,17 @@ def make_trained_head_loss(vocabulary: int) -> TargetLosses:
     return target_loss
 
 
+def log_sums(head: Head, vocabulary: int, hidden_ND: mx.array, ids_K: mx.array) -> mx.array:
+    """Log_sums_N, float32: of the exponentials of all logits but those of ``ids_K``."""
+    sums = []
+    for part in _chunks(len(hidden_ND), vocabulary):
+        logits_NV = head(hidden_ND[part]).astype(mx.float32)
+        logits_NV[:, ids_K] = -mx.inf
+        sums.append(mx.logsumexp(logits_NV, axis=1))
+        mx.eval(sums[-1])
+    return mx.concatenate(sums)
+
+
 def losses_without_gradient(
     head: Head, vocabulary: int, hidden_ND: mx.array, labels_N: mx.array
 ) -> mx.array:

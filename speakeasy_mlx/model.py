@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.utils import load_model
 
@@ -16,12 +17,13 @@ from speakeasy.errors import ModelError
 from speakeasy.training.backend import EngineOptions
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
+from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX, MAGNITUDE_SUFFIX
 from speakeasy.weights.trained_rows import EMBEDDING, HEAD
 from speakeasy_mlx.attention import install
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 BITS, GROUP_SIZE = 4, 64
-_LORA = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b"}
+_LORA = {A_SUFFIX: ".lora_a", B_SUFFIX: ".lora_b", MAGNITUDE_SUFFIX: ".m"}
 """Ends of LoRA's canonical names -> mlx-lm's."""
 
 
@@ -34,8 +36,9 @@ def load_base(options: EngineOptions) -> Any:
     config = complete_config(read_config(options.model))
     try:
         model, _ = load_model(options.model, lazy=True, model_config=config)
-    except (ValueError, KeyError, TypeError, FileNotFoundError, RuntimeError) as error:
-        raise ModelError(f"{options.model}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever the config makes the library stumble over
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{options.model}: {said}") from error
     dtype = DTYPES[options.precision]
     model.update(
         tree_map(
@@ -72,7 +75,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def adapt(model: nn.Module, options: EngineOptions) -> None:
-    """Put LoRA layers into ``model``, in place, with the canonical weights of the options.
+    """Put LoRA or DoRA layers into ``model``, in place, with the canonical weights of the options.
 
     The layers are mlx-lm's own, so whatever mlx-lm can do with them afterwards it can do here.
     """
@@ -85,13 +88,24 @@ def adapt(model: nn.Module, options: EngineOptions) -> None:
         if name not in layers:
             raise ModelError(f"{options.model}: the adapter and the model differ in {name}")
         parent_name, _, leaf = name.rpartition(".")
-        adapted = LoRALinear.from_base(
-            layers[name], r=lora.r, dropout=lora.dropout, scale=lora.scale
-        )
+        kind = DoRALinear if lora.dora else LoRALinear
+        adapted = kind.from_base(layers[name], r=lora.r, dropout=lora.dropout, scale=lora.scale)
         adapted.freeze()
-        adapted.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+        adapted.unfreeze(keys=["lora_a", "lora_b", "m"], recurse=False)
         setattr(layers[parent_name], leaf, adapted)
     put(model, tensors)
+    if lora.dora and not any(name.endswith(MAGNITUDE_SUFFIX) for name in tensors):
+        _measure_rows(model)
+
+
+def _measure_rows(model: nn.Module) -> None:
+    """Give DoRA's magnitudes the lengths of the rows as they are, in float32."""
+    for _, layer in model.named_modules():
+        if isinstance(layer, DoRALinear):
+            weight = layer._dequantized_weight().astype(mx.float32)
+            change = (layer.lora_a @ layer.lora_b).T
+            layer.m = mx.linalg.norm(weight + layer.scale * change, axis=1)
+            mx.eval(layer.m)
 
 
 def to_canonical(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:

@@ -13,7 +13,7 @@ from speakeasy.config import OptimizerConfig
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.memory import available_bytes
 from speakeasy_torch import generate as generation
-from speakeasy_torch.loss import target_losses
+from speakeasy_torch.loss import log_sums, target_losses
 from speakeasy_torch.model import adapt, device, load_base, put, unfreeze
 from speakeasy_torch.rows import Rows
 
@@ -95,6 +95,14 @@ class TorchEngine:
         return losses_BT
 
     @torch.no_grad()
+    def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden_ND and log_sums_N at the targets, float32; the sums leave out ``ids``."""
+        self._model.eval()
+        hidden_ND, _ = self._hidden(batch)
+        head_VD = self._model.get_output_embeddings().weight
+        return _array(hidden_ND), _array(log_sums(hidden_ND, head_VD, self._tensor(ids)))
+
+    @torch.no_grad()
     def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         """Logits_BTV float32 of whole rows without padding."""
         self._model.eval()
@@ -172,6 +180,17 @@ class TorchEngine:
 
     def _losses(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Summed loss, losses_N of the batch's targets in row order, and where they stand."""
+        hidden_ND, labels_N = self._hidden(batch)
+        total, losses_N = target_losses(
+            hidden_ND,
+            self._model.get_output_embeddings().weight,
+            self._tensor(labels_N),
+            *(() if self._rows is None else (self._rows.head_RD, self._rows.ids_R)),
+        )
+        return total, losses_N, batch.labels_BT != IGNORED
+
+    def _hidden(self, batch: PackedBatch) -> tuple[torch.Tensor, np.ndarray]:
+        """Hidden_ND at the batch's targets in row order, and labels_N."""
         is_real_BT = batch.segments_BT > 0
         tokens_M = batch.tokens_BT[is_real_BT]
         labels_M = batch.labels_BT[is_real_BT]
@@ -191,13 +210,7 @@ class TorchEngine:
             use_cache=False,
             bounds=bounds,
         ).last_hidden_state
-        total, losses_N = target_losses(
-            hidden_1MD[0, self._tensor(index_N)],
-            self._model.get_output_embeddings().weight,
-            self._tensor(labels_M[index_N]),
-            *(() if self._rows is None else (self._rows.head_RD, self._rows.ids_R)),
-        )
-        return total, losses_N, batch.labels_BT != IGNORED
+        return hidden_1MD[0, self._tensor(index_N)], labels_M[index_N]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))

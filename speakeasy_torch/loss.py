@@ -71,6 +71,16 @@ class _TargetLoss(torch.autograd.Function):
         return hidden, head, None, rows, None
 
 
+def log_sums(hidden_ND: torch.Tensor, head_VD: torch.Tensor, ids_K: torch.Tensor) -> torch.Tensor:
+    """Log_sums_N, float32: of the exponentials of all logits but those of ``ids_K``."""
+    step = chunk_rows(head_VD.shape[0])
+    sums = [
+        (part_ND @ head_VD.T).float().index_fill_(1, ids_K, -torch.inf).logsumexp(dim=1)
+        for part_ND in hidden_ND.split(step)
+    ]
+    return torch.cat(sums)
+
+
 def target_losses(
     hidden_ND: torch.Tensor,
     head_VD: torch.Tensor,

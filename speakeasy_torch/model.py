@@ -11,12 +11,15 @@ import torch
 import transformers
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
+from peft.utils.integrations import dequantize_module_weight
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from speakeasy.errors import BackendError, ModelError
 from speakeasy.training.backend import EngineOptions
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
+from speakeasy.weights.lora import MAGNITUDE_SUFFIX
+from speakeasy.weights.starter import first_line
 from speakeasy_torch.attention import NAME as ATTENTION
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +39,7 @@ def load_base(options: EngineOptions) -> Any:
         BackendError: 4 bits without bitsandbytes.
     """
     dtype = DTYPES[options.precision]
-    config = AutoConfig.for_model(**complete_config(read_config(options.model)))
+    said = complete_config(read_config(options.model))
     extra: dict[str, Any] = {}
     if options.use_4bit:
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -54,18 +57,23 @@ def load_base(options: EngineOptions) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             options.model,
-            config=config,
+            config=AutoConfig.for_model(**said),
             dtype=dtype,
             attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
             **extra,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{options.model}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever the config makes the library stumble over
+        raise ModelError(f"{options.model}: {first_line(error)}") from error
+    if loaded["missing_keys"]:  # transformers would go on with random values
+        raise ModelError(
+            f"{options.model}: the weights lack {min(loaded['missing_keys'])!r}; download it again"
+        )
     if options.use_4bit:
         _keep_differentiable(model)
     else:
@@ -91,7 +99,7 @@ def _keep_differentiable(model: Any) -> None:
 
 
 def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
-    """Put LoRA layers into ``model``, in place; returns them by canonical name, float32.
+    """Put LoRA or DoRA layers into ``model``, in place; returns them by canonical name, float32.
 
     The layers are PEFT's own, so whatever PEFT can do with them afterwards it can do here.
     """
@@ -104,6 +112,7 @@ def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
+        use_dora=lora.dora,
         target_modules=list(targets),
         bias="none",
         task_type="CAUSAL_LM",
@@ -117,11 +126,28 @@ def adapt(model: Any, options: EngineOptions) -> dict[str, torch.nn.Parameter]:
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad
     }
-    if set(parameters) != set(tensors):
+    drawn = {name for name in parameters if not name.endswith(MAGNITUDE_SUFFIX)}
+    if set(tensors) not in (drawn, set(parameters)):
         odd = sorted(set(parameters) ^ set(tensors))[0]
         raise ModelError(f"{options.model}: the adapter and the model differ in {odd}")
-    put(parameters, tensors)
+    put({name: parameters[name] for name in tensors}, tensors)
+    if len(tensors) < len(parameters):
+        _measure_rows(adapted)
     return parameters
+
+
+@torch.no_grad()
+def _measure_rows(adapted: Any) -> None:
+    """Give DoRA's magnitudes the lengths of the rows as they are, in float32.
+
+    PEFT measures them in the type of the weights, which bfloat16 rounds by up to 0.2%.
+    """
+    for module in adapted.modules():
+        if ADAPTER in getattr(module, "lora_magnitude_vector", {}):
+            weight = dequantize_module_weight(module.get_base_layer()).float()
+            change = module.lora_B[ADAPTER].weight @ module.lora_A[ADAPTER].weight
+            rows = torch.linalg.norm(weight + module.scaling[ADAPTER] * change, dim=1)
+            module.lora_magnitude_vector[ADAPTER].weight.copy_(rows)
 
 
 def unfreeze(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -133,7 +159,9 @@ def unfreeze(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def canonical_name(name: str) -> str:
     """PEFT's parameter name in the form that both backends share."""
-    return name.removeprefix("base_model.model.").replace(f".{ADAPTER}.", ".")
+    canonical = name.removeprefix("base_model.model.").replace(f".{ADAPTER}.", ".")
+    magnitude = f"{MAGNITUDE_SUFFIX}.weight"
+    return canonical.removesuffix(".weight") if canonical.endswith(magnitude) else canonical
 
 
 @torch.no_grad()

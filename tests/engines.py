@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from speakeasy.batches.pack import build_batch
 from speakeasy.batches.types import PackedBatch, Rendered
 from speakeasy.config import LoraConfig, OptimizerConfig
-from speakeasy.training.backend import Engine, EngineOptions, open_backend
+from speakeasy.training.backend import Engine, EngineOptions, Tensors, open_backend
 from speakeasy.weights.adapters import draw_lora, select_layers
 from speakeasy.weights.checkpoint import linear_layers
 
@@ -43,6 +44,35 @@ def open_engine(backend: str, model: Path, **changes: Any) -> Engine:
     if options["lora"] is not None and "adapter" not in options:
         options["adapter"] = adapter_tensors(model, options["lora"])
     return open_backend(backend).load(EngineOptions(**options))
+
+
+def slope_along_gradient(
+    engine: Engine, batch: PackedBatch, move: Callable[[Tensors, Tensors], Tensors] | None = None
+) -> tuple[float, float]:
+    """How fast the mean loss changes along its gradient: as computed, and by finite differences.
+
+    The gradient is what one step of AdamW without clipping leaves in the first moment.
+
+    Args:
+        engine: not clipping; its weights are changed.
+        move: the weights after a step of the length given; the sum where None.
+    """
+    weights = engine.trainables()
+    scale = 1 / batch.target_count
+    engine.accumulate(batch, scale)
+    norm = engine.apply(1e-3)
+    first, _ = engine.moments()
+    gradient = {name: tensor / (1 - OPTIMIZER.beta1) for name, tensor in first.items()}
+    squares = sum((tensor.astype(np.float64) ** 2).sum() for tensor in gradient.values())
+    assert relative(float(np.sqrt(squares)), norm) < 1e-4
+    step = 0.02 / norm
+    losses = []
+    for sign in (1, -1):
+        steps = {name: sign * step * tensor for name, tensor in gradient.items()}
+        moved = {name: weights[name] + steps[name] for name in weights}
+        engine.set_trainables(move(weights, steps) if move else moved)
+        losses.append(float(engine.token_losses(batch).astype(np.float64).sum()) * scale)
+    return norm**2, (losses[0] - losses[1]) / (2 * step)
 
 
 def random_items(count: int, seed: int = 0, vocabulary: int = 480) -> list[Rendered]:

@@ -50,7 +50,6 @@ def words(backend: str, model: Path, out: Path, train: str, **more: Any) -> list
         "model_path": model,
         "output_dir": out,
         "train": train,
-        "lora_r": 4,
         "batch_size": 2,
         "max_length": 256,
         "max_steps": 6,
@@ -58,7 +57,9 @@ def words(backend: str, model: Path, out: Path, train: str, **more: Any) -> list
         "backend": backend,
         "precision": "float32",
     } | more
-    return ["pretrain", *(w for name, value in options.items() for w in (f"--{name}", value))]
+    if train == "rows+lora":
+        options["lora_r"] = 4
+    return ["pretrain", *(w for n, v in options.items() for w in (f"--{n}", v) if w is not None)]
 
 
 @pytest.mark.parametrize("train", ["rows", "rows+lora", "full"])
@@ -124,6 +125,19 @@ def test_train_goes_on_from_it_and_scores_the_same(
     assert "rows: 3 trained with the adapter" in asked.stderr
 
 
+def test_dora_is_merged_too(backend_name: str, expanded: Path, tmp_path: Path) -> None:
+    """The model that is written scores what the rows and the adapter scored."""
+    first = speakeasy(
+        *words(backend_name, expanded, tmp_path / "one", "rows+lora", dora=None), "--json"
+    ).result
+    again = speakeasy(
+        *words(backend_name, tmp_path / "one", tmp_path / "two", "rows", max_steps=1), "--json"
+    ).result
+    assert again["eval_bits_per_byte_before"] == pytest.approx(
+        first["eval_bits_per_byte"], rel=1e-5
+    )
+
+
 def test_both_backends_take_the_same_course(expanded: Path, tmp_path: Path) -> None:
     losses = {}
     for backend in ("mlx", "torch"):
@@ -182,6 +196,8 @@ def test_killed_between_two_files_of_the_model(expanded: Path, tmp_path: Path) -
         ({"train": "rows", "model_path": "plain"}, "has no added entries"),
         ({"replay": "1"}, "--replay 1.0: expected a share"),
         ({"corpus_path": "nowhere"}, "nowhere: no such file"),
+        ({"train": "rows", "lora_r": "4"}, "--lora-r: --train rows trains no adapter"),
+        ({"train": "full", "rslora": None}, "--rslora: --train full trains no adapter"),
         ({"train": "full", "precision": "bfloat16"}, "--train full keeps the weights in float32"),
     ],
 )
@@ -195,6 +211,21 @@ def test_refusals(
     assert done.returncode in (1, 2)
     assert message in done.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+def test_an_unfinished_run_is_no_model_and_says_so(expanded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    speakeasy(*words("torch", expanded, out, "rows", max_steps=1))
+    for name in ("config.json", "summary.json"):
+        (out / name).unlink()
+    for command in (["generate", "Hola"], ["train", "--output-dir", tmp_path / "next"]):
+        done = speakeasy(*command, "--model", out, check=False)
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert (
+            f"has not finished; finish it with: speakeasy pretrain --resume --output-dir {out}"
+            in (line)
+        )
 
 
 def test_the_wrong_command_cannot_resume(expanded: Path, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_check_counts_the_guide_s_words(model: Path) -> None:
     for word in GUIDE:
         assert set(words[word]["after"].values()) == {1}
     assert words["si us plau"]["after"] == words["si us plau"]["before"]
+    reasons = {item["form"]: item["reason"] for item in result["skipped"]}
+    assert set(GUIDE_PHRASES) <= set(reasons)
+    assert "--phrases" in reasons["si us plau"]
     assert result["mean_after"]["bare"] < result["mean_before"]["bare"]
     assert result["new_entries"] > 50
     assert result["saving"] is None

@@ -76,6 +76,20 @@ def test_build_in_words(tmp_path: Path) -> None:
     assert "language ca: 1 documents" in result.stderr
 
 
+def test_status_says_what_a_build_dropped(tmp_path: Path) -> None:
+    words = starter_texts("ca")[0].text.split()
+    (tmp_path / "x.txt").write_text("\n".join(" ".join(words) for _ in range(3)), encoding="utf-8")
+    built = run_json("build", tmp_path / "x.txt", "--output-dir", tmp_path / "a", "--jobs", "1")
+    assert built["documents"] == 1
+    status = run_json("status", tmp_path / "a")
+    assert status["near_duplicates"] == 0
+    assert status["removed_by_builds"] == {"duplicate": 2, "near_duplicate": 0}
+    assert "2 exact, 0 near" in run("status", tmp_path / "a").stderr
+    assert run_json("status")["removed_by_builds"] == {"duplicate": 0, "near_duplicate": 0}
+    (tmp_path / "a" / "corpus.json").write_text("[]", encoding="utf-8")
+    assert "not a record" in str(run("status", tmp_path / "a").exception)
+
+
 def test_an_error_is_one_line(tmp_path: Path) -> None:
     result = run("build", tmp_path / "none", "--output-dir", tmp_path / "a")
     assert isinstance(result.exception, SpeakeasyError)

@@ -36,6 +36,16 @@ def test_duplicates_are_counted_once() -> None:
     assert status.distinct_bytes == len((one.text + two.text).encode())
 
 
+def test_what_a_build_has_compared_is_not_estimated_again() -> None:
+    one, two, *_ = starter_texts("ca")
+    changed = one.text.split()
+    changed[10] = "altra"
+    near = replace(one, id="near", text=" ".join(changed))
+    assert summarize([], [[one, near, two]]).near_duplicates == 0
+    assert summarize([], [[one, two], [near]]).near_duplicates == 1  # of two builds
+    assert summarize([near], [[one, two]]).near_duplicates == 1
+
+
 def test_languages_are_found_where_they_are_not_said() -> None:
     texts = [starter_texts("ca")[0].text, starter_texts("es")[0].text, "Curt."]
     status = summarize(Document(str(n), text, "", "x") for n, text in enumerate(texts))

@@ -51,6 +51,10 @@ def test_pages_say_their_encoding() -> None:
     page = '<meta charset="iso-8859-15"><p>10 € i això'
     assert decode_html(page.encode("iso-8859-15")) == page
     assert decode_html(b'<meta charset="no-such"><p>' + "més".encode()).endswith("més")
+    for name in ("utf-16", "utf-16le", "UTF-16BE", "utf-32"):  # the HTML standard: UTF-8 is meant
+        page = f'<meta charset="{name}"><p>Això és català.'
+        assert decode_html(page.encode()) == page
+        assert decode_html(page.encode("utf-16")) == page  # a byte order mark comes first
     assert decode_html(b'<meta charset="hex"><p>a').endswith("a")  # a codec, but not of text
 
 

@@ -13,7 +13,7 @@ from tiny_model import tiny_llama
 from speakeasy.config import DataConfig, LoraConfig, TrainConfig
 from speakeasy.errors import DoesNotFitError
 from speakeasy.training.backend import Device
-from speakeasy.training.memory import estimate
+from speakeasy.training.memory import MemoryEstimate, estimate
 from speakeasy.training.preflight import place
 from speakeasy.weights.checkpoint import ModelShape, model_shape
 
@@ -108,6 +108,23 @@ def test_nothing_grows_with_rows_times_vocabulary(
 
     assert activations(2 * rows) == pytest.approx(2 * activations(rows), rel=1e-6)
     assert activations(rows, replace(LLAMA_8B, vocab_size=32000)) == activations(rows)
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("use_4bit", [False, True])
+def test_dora_takes_more(backend: str, use_4bit: bool) -> None:
+    """Of activations; and of weights, of which mlx-lm keeps those that it took out of 4 bits."""
+
+    def needed(lora: LoraConfig) -> MemoryEstimate:
+        return estimate(
+            LLAMA_8B, lora, ADAPTER, backend=backend, precision="bfloat16", use_4bit=use_4bit,
+            row_length=1024, rows_per_pass=1, gradient_checkpointing=False,
+        )  # fmt: skip
+
+    plain, dora = needed(LoraConfig()), needed(LoraConfig(dora=True))
+    assert dora.activations > 1.1 * plain.activations
+    more = dora.weights - plain.weights
+    assert (more > 13e9) if backend == "mlx" and use_4bit else (0.5e9 < more < 2e9)
 
 
 def test_weights_are_counted_as_they_are_stored(tmp_path: Path) -> None:

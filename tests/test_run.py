@@ -27,6 +27,13 @@ CONFIG = TrainConfig(
 )
 
 
+def test_a_plan_of_before_dora_is_read(tmp_path: Path) -> None:
+    text = plan_files.dump(CONFIG).replace("dora = false\n", "")
+    assert "dora" not in text
+    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+    assert plan_files.load(TrainConfig, tmp_path / "run.toml") == CONFIG
+
+
 def test_a_plan_survives_toml(tmp_path: Path) -> None:
     for config in (CONFIG, TrainConfig()):
         (tmp_path / "run.toml").write_text(plan_files.dump(config), encoding="utf-8")
@@ -118,6 +125,34 @@ def test_an_evaluation_still_to_come_is_logged_once(tmp_path: Path) -> None:
     run.rewind(2, evaluated=False)
     assert [record["step"] for record in run.steps()] == [1, 2]
     assert run.evaluations() == [{"step": 0}]
+
+
+def test_parts_follow_the_machines(tmp_path: Path) -> None:
+    """Steps that are done again elsewhere are that machine's; the same machine again is no part."""
+
+    def on(backend: str) -> dict:
+        return {"backend": backend, "parts": [{"first_step": 1, "backend": backend, "reason": "r"}]}
+
+    run = Run.create(tmp_path / "run", CONFIG, on("torch"))
+    for backend, step in (("torch", 0), ("torch", 5), ("mlx", 10), ("torch", 20), ("torch", 25)):
+        run.carry_on(CONFIG, on(backend), step)
+    assert [(part["first_step"], part["backend"]) for part in run.parts] == [
+        (1, "torch"), (11, "mlx"), (21, "torch"),
+    ]  # fmt: skip
+    run.carry_on(dataclasses.replace(CONFIG, backend="torch"), on("torch"), 10)
+    assert [(part["first_step"], part["backend"]) for part in run.parts] == [(1, "torch")]
+    assert run.config.backend == "torch"
+    run.carry_on(CONFIG, on("mlx"), 0)
+    assert [(part["first_step"], part["backend"]) for part in run.parts] == [(1, "mlx")]
+    assert run.environment["backend"] == "mlx"
+
+
+def test_rewind_forgets_what_was_scored_again_later(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", CONFIG, {})
+    for record in ({"step": 0}, {"step": 0, "rescored_at": 5}, {"step": 0, "rescored_at": 9}):
+        run.log_evaluation(record)
+    run.rewind(5)
+    assert run.evaluations() == [{"step": 0}, {"step": 0, "rescored_at": 5}]
 
 
 def a_state(step: int) -> TrainingState:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tiny import SPECIAL, VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
 from vocabularies import GUIDE, four_forms
@@ -27,6 +27,7 @@ from speakeasy.vocab.expand import Expansion, plan_expansion
 from speakeasy.weights.added import added_ids
 from speakeasy.weights.fingerprint import tokenizer_fingerprint
 from speakeasy.weights.hub import load_tokenizer, resolve_model
+from speakeasy.weights.untrained import untrained_rows
 
 FORMS = four_forms(GUIDE)
 EMBEDDING = "model.embed_tokens.weight"
@@ -101,6 +102,32 @@ def test_old_rows_keep_their_bits_and_new_ones_are_means(tied: bool, tmp_path: P
     config = json.loads((tmp_path / "new" / "config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == VOCABULARY + len(record["added"]) == len(new[EMBEDDING])
     assert {"rope_theta", "rope_parameters"} <= set(config)
+
+
+def test_a_word_of_untrained_pieces_is_named(tmp_path: Path) -> None:
+    base = model(tmp_path / "base")
+    plan = plan_expansion(base, [" ostras"])
+    tensors = load_file(base / "model.safetensors")
+    tensors[EMBEDDING][list(plan.added[0].pieces)] = 0
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"new token \d+ \(' ostras'\): none of its old tokens"):
+        expanded(base, tmp_path / "new", plan)
+    assert not (tmp_path / "new").exists()
+
+
+def test_untrained_rows_are_looked_for_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That reads the matrices whole, which takes seconds with a real model."""
+    calls = []
+
+    def counted(path: Path) -> np.ndarray:
+        calls.append(path)
+        return untrained_rows(path)
+
+    monkeypatch.setattr(build, "untrained_rows", counted)
+    expanded(base, tmp_path / "new", plan_expansion(base, ["ostras"]))
+    assert len(calls) == 1
 
 
 def test_new_ids_fall_into_padding_rows(tmp_path: Path) -> None:
@@ -264,10 +291,12 @@ def test_wrong_usage_is_one_line(
 
 def test_a_base_that_is_a_link_farm_is_copied_not_linked(base: Path, tmp_path: Path) -> None:
     """The Hub's cache holds links; what is written must stand on its own."""
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    for file in base.iterdir():
-        (linked / file.name).symlink_to(file)
+    blobs = tmp_path / "models--me--tiny" / "blobs"
+    linked = blobs.parent / "snapshots" / "0123"
+    shutil.copytree(base, blobs)
+    linked.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (linked / file.name).symlink_to(Path("../../blobs") / file.name)
     expanded(linked, tmp_path / "new", plan_expansion(linked, ["ostras"]))
     assert not any(file.is_symlink() for file in (tmp_path / "new").iterdir())
     shutil.rmtree(linked)

@@ -33,6 +33,8 @@ class LoraConfig:
         dropout: probability with which an input of the adapter is zeroed in training.
         rslora: rank-stabilised scale (https://arxiv.org/abs/2312.03732).
         targets: ``all-linear``, ``attention``, ``mlp``, or names of layers with commas between.
+        dora: train the length of each row of an adapted weight apart from its direction
+            (https://arxiv.org/abs/2402.09353).
     """
 
     r: int = 64
@@ -40,6 +42,7 @@ class LoraConfig:
     dropout: float = 0.0
     rslora: bool = False
     targets: str = "all-linear"
+    dora: bool = False
 
     def __post_init__(self) -> None:
         _at_least("--lora-r", self.r, 1, "rank")
@@ -234,14 +237,18 @@ class PretrainConfig(JobConfig):
     Attributes:
         train: ``rows`` (those of a vocabulary's added entries), ``rows+lora`` (an adapter too,
             merged at the end), or ``full`` (every weight).
+        fit_rows: tokens of text on which rows of added entries that were never trained are fitted
+            to the base's own predictions first (``training.fit_rows``); 0 leaves them as they are.
     """
 
     num_epochs: int = 1
     train: Pretrained = "rows+lora"
+    fit_rows: int = 40_000
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
+        _at_least("--fit-rows", self.fit_rows, 0, "the number")
         if self.train == "full" and self.use_4bit:
             raise UsageError("--use-4bit: --train full changes every weight; leave one of them out")
         if self.train == "full" and self.precision not in ("auto", "float32"):

@@ -17,12 +17,17 @@ from speakeasy.errors import SpeakeasyError
 COMMANDS = {
     "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
     "completion": ("speakeasy.cli.completion:completion", "Print the tab completion script."),
+    "convert": (
+        "speakeasy.cli.convert:convert",
+        "Carry an adapter over to the other library: MLX or PEFT.",
+    ),
     "corpus": (
         "speakeasy.cli.corpus:corpus",
         "Build a corpus of raw text, and say what one holds.",
     ),
     "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
     "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
+    "export": ("speakeasy.cli.export:export", "Fuse a run into a model that anyone can load."),
     "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),
     "pretrain": ("speakeasy.cli.pretrain:pretrain", "Go on pre-training a model on raw text."),
     "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),

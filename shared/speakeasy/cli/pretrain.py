@@ -11,6 +11,7 @@ from speakeasy.cli.common import command, json_option, model_option
 from speakeasy.cli.training import carry_out
 from speakeasy.cli.training_options import (
     JOB_FIELDS,
+    LORA_OPTIONS,
     PRETRAIN_FIELDS,
     amount_options,
     given,
@@ -18,6 +19,7 @@ from speakeasy.cli.training_options import (
     paths_option,
     run_options,
 )
+from speakeasy.errors import UsageError
 
 FULL_RATE = 1e-4
 """Learning rate of ``--train full`` where none is given: a tenth of an adapter's."""
@@ -42,6 +44,13 @@ FULL_RATE = 1e-4
     type=click.Choice(["rows", "rows+lora", "full"]),
     help="What is trained: the rows of a vocabulary's added entries, these and an adapter that is "
     "merged at the end, or every weight.  [default: rows+lora]",
+)
+@click.option(
+    "--fit-rows",
+    type=int,
+    metavar="TOKENS",
+    help="Before the first step, fit the rows of new entries to what the model predicts on so much "
+    "of the text in its old tokens; 0 leaves them as 'vocab expand' made them.  [default: 40000]",
 )
 @click.option(
     "--replay",
@@ -84,6 +93,18 @@ def pretrain(
     from speakeasy.config import OptimizerConfig, PretrainConfig
 
     chosen = given(context, options)
+    unread = LORA_OPTIONS & set(chosen)
+    if chosen.get("train") in ("rows", "full") and unread:
+        name = "--" + min(unread).replace("_", "-")
+        raise UsageError(
+            f"{name}: --train {chosen['train']} trains no adapter; leave {name} out, or give "
+            "--train rows+lora"
+        )
+    if chosen.get("train") == "full" and chosen.get("fit_rows"):
+        raise UsageError(
+            "--fit-rows: --train full has no rows of its own to fit; leave it out, or give "
+            "--train rows+lora"
+        )
     default = PretrainConfig()
     if chosen.get("train") == "full":
         default = replace(default, optimizer=OptimizerConfig(learning_rate=FULL_RATE))

@@ -27,7 +27,12 @@ def summary_table(summary: dict[str, Any]) -> Table:
     ):
         before, after = summary[f"{name}_before"], summary[name]
         table.add_row(label, _figure(before), _figure(after))
+    if summary.get("measured_on") and summary["quantization"] is not None:
+        table.caption = Text(f"Held-out figures: {summary['measured_on']}.")
     table.add_section()
+    for part in summary.get("parts", []):
+        steps = f"steps {part['first_step']} to {part['last_step']}"
+        table.add_row(steps, "", f"{part['backend']} on {part['device']}")
     for label, value in (
         ("training time", f"{summary['seconds']:,.0f} s"),
         ("tokens", f"{summary['tokens']:,}"),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speakeasy.cli.common import console, emit, progress, say
-from speakeasy.cli.training_options import Fields, plan_of, resumed_plan
+from speakeasy.cli.resuming import resumed_on_this_machine, resumed_plan
+from speakeasy.cli.training_options import Fields, plan_of
 from speakeasy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -40,29 +41,30 @@ def carry_out(
 
     if output_dir is None and (resume or not dry_run):
         raise UsageError("--output-dir: missing; name a new directory for the run")
-    run = None
+    run = selection = None
     if resume:
         assert output_dir is not None
         run = Run.open(output_dir)
         if type(run.config) is not type(default):
             raise RunError(f"{output_dir}: another command's run; go on with: {run.resume_command}")
-        config = resumed_plan(run, options, fields)
         if (summary := run.summary) is not None:
+            resumed_plan(run, options, fields)  # options that contradict it are still refused
             say(f"{output_dir}: this run has finished already")
             report(summary, as_json)
             return
+        config, selection = resumed_on_this_machine(run, options, fields)
     else:
         config = plan_of(default, options, fields)
         if output_dir is not None and not dry_run:
             Run.check_free(output_dir)
-    session = plan(config, force=force, say=say, bar=progress)
+    session = plan(config, selection=selection, force=force, say=say, bar=progress)
     show_preflight(session)
     if dry_run:
         if as_json:
             emit(_dry_run_record(session))
         return
     assert output_dir is not None
-    opened = sessions.open_engine(session, run)
+    opened = sessions.open_engine(session, run, say=say, bar=progress)
     if run is None:
         run = Run.create(output_dir, session.config, sessions.environment(session))
     report(_train(session, run, opened), as_json)

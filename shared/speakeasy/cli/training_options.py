@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-
-from speakeasy.errors import RunError
-
-if TYPE_CHECKING:
-    from speakeasy.config import PretrainConfig, TrainConfig
-    from speakeasy.training.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 Fields = Mapping[str, str]
@@ -41,6 +35,7 @@ JOB_FIELDS: Fields = {
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
     "rslora": "lora.rslora",
+    "dora": "lora.dora",
     "lora_targets": "lora.targets",
     "learning_rate": "optimizer.learning_rate",
     "rows_rate": "optimizer.rows_rate",
@@ -63,6 +58,7 @@ TRAIN_FIELDS: Fields = {
 }
 PRETRAIN_FIELDS: Fields = {
     "train": "train",
+    "fit_rows": "fit_rows",
     "corpus_path": "corpus.paths",
     "eval_path": "corpus.evaluation",
     "replay_path": "corpus.replay",
@@ -71,10 +67,11 @@ PRETRAIN_FIELDS: Fields = {
     "holdout": "corpus.holdout",
 }
 
-CHANGEABLE = {"report_to", "save_every"}
-"""Options that may differ when a run is resumed: they do not touch its course."""
+LORA_OPTIONS = {option for option, field in JOB_FIELDS.items() if field.startswith("lora.")}
+"""Options that say what an adapter is like."""
 
-_PATHS = ("train_file", "eval_file", "corpus_path", "eval_path", "replay_path")
+PATHS = ("train_file", "eval_file", "corpus_path", "eval_path", "replay_path")
+"""Options that name files or directories of data."""
 
 
 def _add(options: list[Callable[[F], F]], function: F) -> F:
@@ -124,6 +121,12 @@ def job_options(function: F) -> F:
                 "--rslora/--no-rslora",
                 default=None,
                 help="Scale by alpha / sqrt(rank).  [default: no]",
+            ),
+            names(
+                "--dora/--no-dora",
+                default=None,
+                help="Train the length of each row of an adapted weight apart from its direction "
+                "(DoRA): more time and memory.  [default: no]",
             ),
             names(
                 "--learning-rate",
@@ -197,7 +200,9 @@ def run_options(function: F) -> F:
             click.option(
                 "--resume",
                 is_flag=True,
-                help="Go on with the run in --output-dir; no other option is needed.",
+                help="Go on with the run in --output-dir. No other option is needed; --backend, "
+                "--precision and --use-4bit may change, and --model and the data's options say "
+                "where the same files lie on another machine.",
             ),
             click.option(
                 "--dry-run", is_flag=True, help="Everything up to the first step; begins no run."
@@ -217,7 +222,7 @@ def given(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    for name in _PATHS:
+    for name in PATHS:
         if name in chosen:
             chosen[name] = tuple(str(path) for path in chosen[name])
     return chosen
@@ -232,24 +237,3 @@ def plan_of(default: Any, options: dict[str, Any], fields: Fields) -> Any:
     own = sections.pop("", {})
     tables = {name: replace(getattr(default, name), **values) for name, values in sections.items()}
     return replace(default, **own, **tables)
-
-
-def resumed_plan(run: Run, options: dict[str, Any], fields: Fields) -> TrainConfig | PretrainConfig:
-    """The plan of a run; options that say otherwise are refused."""
-    stored = run.config
-    for option, value in options.items():
-        section, _, field = fields[option].rpartition(".")
-        was = getattr(getattr(stored, section) if section else stored, field)
-        same = value == was or (value == "auto" and option in ("backend", "precision"))
-        if option in _PATHS:
-            same = tuple(str(Path(path).resolve()) for path in value) == was
-        elif option == "model":
-            same = value == was or str(Path(value).resolve()) == was
-        if not same and option not in CHANGEABLE:
-            name = "--" + option.replace("_", "-")
-            raise RunError(
-                f"{name} {value}: {run.path} was started with {was!r}; leave {name} out to go on, "
-                f"or start a new run"
-            )
-    changes = {name: options[name] for name in CHANGEABLE & set(options)}
-    return replace(stored, **changes)

@@ -23,6 +23,8 @@ def show_step(record: Record, total: int) -> str:
 def show_evaluation(record: Record) -> str:
     """An evaluation in one line."""
     when = f"after step {record['step']}" if record["step"] else "before training"
+    if "rescored_at" in record:
+        when += f", on the base in {record['base']}"
     return (
         f"held out, {when}: {record['eval_bits_per_byte']:.4f} bits/byte, "
         f"loss {record['eval_loss']:.4f}"

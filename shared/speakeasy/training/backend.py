@@ -79,7 +79,8 @@ class EngineOptions:
         model: directory in Hugging Face format.
         precision: type of the frozen weights and of the activations; never ``auto``.
         lora: shape of the adapter; None for none.
-        adapter: canonical LoRA tensors to start from (float32, see ``weights.adapters``).
+        adapter: canonical LoRA tensors to start from (float32, see ``weights.adapters``). Without
+            magnitudes, DoRA starts from the rows' lengths, so that it changes nothing yet.
         rows: rows of the embedding and output matrices that have values of their own; trained
             where there is an optimizer.
         full: train every weight of the model, held in float32.
@@ -154,6 +155,19 @@ class Engine(Protocol):
 
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target. Dropout is off."""
+        ...
+
+    def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the model knows at each target, and how sure it is of all tokens but a few.
+
+        Args:
+            ids: tokens that are left out, (K,) int64.
+
+        Returns:
+            For the targets in row order, hidden_ND: the states that logits are made of, so that a
+            token's logit is the product with its output row; and log_sums_N: log of the sum of
+            exp(logit) over all tokens but ``ids``. Both float32. Dropout is off.
+        """
         ...
 
     def next_logits(self, tokens_BT: np.ndarray) -> np.ndarray:
@@ -251,6 +265,23 @@ def select(wanted: BackendName = "auto") -> Selection:
             return Selection(name, f"{order[0]} is not installed; {name} is")
     need = missing(order[0])[0]
     raise BackendError(f"no backend is installed; install one with: {need.install}")
+
+
+def select_again(before: BackendName, wanted: BackendName | None) -> Selection:
+    """Choose a backend for a run that goes on.
+
+    Args:
+        before: the one it was on.
+        wanted: what was asked for; None to stay where that is possible.
+
+    Raises:
+        BackendError: as ``select``.
+    """
+    if wanted is not None:
+        return select(wanted)
+    if not missing(before):
+        return Selection(before, "as until now")
+    return Selection(select().name, f"{before}, which the run was on, is not installed here")
 
 
 def open_backend(name: str) -> Backend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 from speakeasy.batches.layout import ChatLayout
 from speakeasy.batches.templates import ensure_chat_template, render_prompt
 from speakeasy.config import BackendName, LoraConfig, Precision, PretrainConfig
-from speakeasy.errors import DataError, RunError, UsageError
+from speakeasy.errors import AdapterError, DataError, ModelError, RunError, UsageError
 from speakeasy.training.backend import (
     Device,
     Engine,
@@ -23,12 +22,13 @@ from speakeasy.training.backend import (
     open_backend,
     select,
 )
-from speakeasy.training.run import ROWS_FILE, Run
-from speakeasy.weights.adapters import Adapter, check_fits, read_adapter
+from speakeasy.training.run import Run
+from speakeasy.weights.adapters import Adapter, check_fits, is_uniform, read_adapter, uniform
 from speakeasy.weights.checkpoint import fingerprint, linear_layers, model_shape
+from speakeasy.weights.directory import read_json_object
 from speakeasy.weights.hub import ModelDirectory, load_tokenizer, resolve_model
-from speakeasy.weights.trained_rows import TrainedRows
 from speakeasy.weights.trained_rows import load as load_rows
+from speakeasy.weights.trained_rows import rows_beside
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -101,8 +101,8 @@ class Responder:
             BackendError: the backend is not installed.
         """
         selection = select(speaker.backend)
-        run, directory = _adapter_directory(speaker)
-        adapter = read_adapter(directory) if directory else None
+        run, directory = find_adapter(speaker)
+        adapter = uniform(read_adapter(directory)) if directory else None
         model = resolve_model(_model_name(speaker, run, adapter), say=say)
         say(f"model: {model.source}")
         if adapter:
@@ -120,15 +120,16 @@ class Responder:
         device = backend.describe_device()
         precision = device.precision if speaker.precision == "auto" else speaker.precision
         say(f"backend: {selection.name} ({selection.reason}) on {device.name}, {precision}")
-        rows = _trained_rows(directory)
-        if rows is not None and directory is not None:
-            rows.check_fits(shape, directory.parent / ROWS_FILE)
+        rows_file = rows_beside(directory) if directory else None
+        rows = load_rows(rows_file) if rows_file else None
+        if rows is not None and rows_file is not None:
+            rows.check_fits(shape, rows_file)
             say(f"rows: {len(rows.ids):,} trained with the adapter")
         options = EngineOptions(
             model=model.path,
             precision=precision,
             use_4bit=use_4bit,
-            lora=_lora_config(adapter) if adapter else None,
+            lora=lora_config(adapter) if adapter else None,
             adapter=adapter.tensors if adapter else None,
             rows=rows,
         )
@@ -222,19 +223,30 @@ def stop_tokens(tokenizer: Any, path: Path) -> tuple[int, ...]:
     They are the chat template's end-of-turn token, the tokenizer's end of sequence, and what
     ``generation_config.json`` says. No one of them is enough: base models' configs know nothing
     of turns, and the tokenizers of some chat models name a token that their template never uses.
+
+    Raises:
+        ModelError: the template cannot be used, or ``generation_config.json`` is not sound.
     """
     layout = ChatLayout(tokenizer, ensure_chat_template(tokenizer).template)
     ends = {tokenizer.convert_tokens_to_ids(answer.end_of_turn) for answer in layout.probe.answers}
     ends.add(tokenizer.eos_token_id)
     file = path / "generation_config.json"
     if file.is_file():
-        said = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-        ends.update(said if isinstance(said, list) else [said])
+        said = read_json_object(file).get("eos_token_id")
+        told = said if isinstance(said, list) else [said]
+        if not all(end is None or (type(end) is int and end >= 0) for end in told):
+            raise ModelError(f"{file}: eos_token_id is {said!r}; expected ids")
+        ends.update(told)
     return tuple(sorted(end for end in ends if end is not None))
 
 
-def _adapter_directory(speaker: Speaker) -> tuple[Run | None, Path | None]:
-    """The run, if one is given, and where its adapter or the adapter that is given lies."""
+def find_adapter(speaker: Speaker) -> tuple[Run | None, Path | None]:
+    """The run, if one is given, and where its adapter or the adapter that is given lies.
+
+    Raises:
+        UsageError: both are given.
+        RunError: it is no run, or has no adapter.
+    """
     if speaker.run and speaker.adapter:
         raise UsageError(f"--adapter {speaker.adapter}: --run brings its own; give one of them")
     path = speaker.run or speaker.adapter
@@ -254,12 +266,6 @@ def _adapter_directory(speaker: Speaker) -> tuple[Run | None, Path | None]:
     return run, run.adapter
 
 
-def _trained_rows(adapter: Path | None) -> TrainedRows | None:
-    """The embedding rows that were trained with an adapter, which lie beside it in its run."""
-    file = adapter.parent / ROWS_FILE if adapter else None
-    return load_rows(file) if file and file.is_file() else None
-
-
 def _model_name(speaker: Speaker, run: Run | None, adapter: Adapter | None) -> str:
     if speaker.model:
         return speaker.model
@@ -268,12 +274,20 @@ def _model_name(speaker: Speaker, run: Run | None, adapter: Adapter | None) -> s
     return (adapter.base if adapter else "") or "starter"
 
 
-def _lora_config(adapter: Adapter) -> LoraConfig:
+def lora_config(adapter: Adapter) -> LoraConfig:
+    """The options with which an engine makes room for an adapter of one rank and scale.
+
+    Raises:
+        AdapterError: it has several; pass ``uniform`` of it, and its tensors, to the engine.
+    """
+    if not is_uniform(adapter):
+        raise AdapterError("adapter: several ranks or scales; expected one for all modules")
     return LoraConfig(
         r=adapter.r,
         alpha=adapter.alpha,
         rslora=adapter.rslora,
         targets=",".join(adapter.targets),
+        dora=adapter.dora,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from speakeasy.batches.types import PackedBatch, Rendered
 from speakeasy.config import JobConfig
 from speakeasy.errors import DivergedError, InterruptedRun
 from speakeasy.training import state as states
-from speakeasy.training.backend import Engine
+from speakeasy.training.backend import Engine, Tensors
 from speakeasy.training.evaluate import HeldOutLoss, held_out_loss
 from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.run import Run
@@ -63,6 +63,7 @@ class Fit:
         neutral: text that must not be forgotten, scored beside the held-out set; may be empty.
         rows_per_pass: packed rows that go through the engine at once; more of them only cost
             memory, the gradient is the same.
+        base_form: what the frozen base is held in; each evaluation says so.
         progress: where to begin; afterwards, where it ended.
     """
 
@@ -73,6 +74,7 @@ class Fit:
     held_out: Sequence[Rendered]
     neutral: Sequence[Rendered]
     rows_per_pass: int
+    base_form: str
     progress: Progress
     watcher: Watcher
     stop: StopRequest
@@ -100,6 +102,33 @@ class Fit:
         upcoming = self.order.steps(self.progress.epoch, self.progress.cursor)
         while self.progress.step < self.total_steps and not self._out_of_patience():
             self._step(next(upcoming))
+
+    def rescore(self, weights: Mapping[int, Tensors]) -> None:
+        """Score earlier weights on the base as it is held now, so that figures can be compared.
+
+        Args:
+            weights: by step; 0 for those that training began with.
+
+        Raises:
+            InterruptedRun, DivergedError: as a call of the loop does.
+        """
+        if not weights:
+            return
+        present = {name: tensor.copy() for name, tensor in self.engine.trainables().items()}
+
+        def advance(conversations: int) -> None:
+            if self.stop:
+                self.engine.set_trainables(present)  # they are what is saved
+            self._evaluation_advance(conversations)
+
+        for step, tensors in weights.items():
+            self.engine.set_trainables(tensors)
+            record = self._measure(step, advance) | {"rescored_at": self.progress.step}
+            self.engine.set_trainables(present)
+            if step and step == self.progress.best_step:
+                self.progress = replace(self.progress, best_score=record["eval_bits_per_byte"])
+            self.run.log_evaluation(record)
+            self.watcher.on_evaluation(record)
 
     def best(self) -> TrainingState:
         """The state whose weights are the run's result."""
@@ -191,16 +220,8 @@ class Fit:
     def _evaluate(self) -> None:
         """Score the held-out set at the present step, and remember the best so far."""
         step = self.progress.step
-        self.watcher.on_evaluation_start(len(self.held_out) + len(self.neutral))
-        started = time.perf_counter()
-        result = self._score(self.held_out)
-        score = result.bits_per_byte
-        if not math.isfinite(score):
-            raise DivergedError(
-                f"evaluation after step {step}: {score:.4g} bits per byte, not a number any more; "
-                f"the states saved before it are kept in {self.run.states}; start again with a "
-                f"lower --learning-rate or --precision float32"
-            )
+        record = self._measure(step, self._evaluation_advance)
+        score = record["eval_bits_per_byte"]
         if step:
             improved = self.progress.best_score is None or score < self.progress.best_score
             self.progress = replace(
@@ -210,8 +231,26 @@ class Fit:
                 stale=0 if improved else self.progress.stale + 1,
                 evaluation_due=False,
             )
+        self.run.log_evaluation(record)
+        if step:
+            self._save()
+        self.watcher.on_evaluation(record)
+
+    def _measure(self, step: int, advance: Callable[[int], None]) -> Record:
+        """The line of evaluations.jsonl for the engine's weights, which are those of ``step``."""
+        self.watcher.on_evaluation_start(len(self.held_out) + len(self.neutral))
+        started = time.perf_counter()
+        result = self._score(self.held_out, advance)
+        score = result.bits_per_byte
+        if not math.isfinite(score):
+            raise DivergedError(
+                f"evaluation after step {step}: {score:.4g} bits per byte, not a number any more; "
+                f"the states saved before it are kept in {self.run.states}; start again with a "
+                f"lower --learning-rate or --precision float32"
+            )
         record: Record = {
             "step": step,
+            "base": self.base_form,
             "eval_loss": result.loss,
             "eval_bits_per_byte": score,
             "eval_word_perplexity": _finite(result.word_perplexity),
@@ -220,20 +259,17 @@ class Fit:
             "eval_target_words": result.target_words,
         }
         if self.neutral:
-            record["neutral_bits_per_byte"] = self._score(self.neutral).bits_per_byte
+            record["neutral_bits_per_byte"] = self._score(self.neutral, advance).bits_per_byte
         record["seconds"] = time.perf_counter() - started
-        self.run.log_evaluation(record)
-        if step:
-            self._save()
-        self.watcher.on_evaluation(record)
+        return record
 
-    def _score(self, items: Sequence[Rendered]) -> HeldOutLoss:
+    def _score(self, items: Sequence[Rendered], advance: Callable[[int], None]) -> HeldOutLoss:
         return held_out_loss(
             self.engine,
             items,
             self.config.row_length,
             rows_per_pass=self.rows_per_pass,
-            advance=self._evaluation_advance,
+            advance=advance,
         )
 
     def _evaluation_advance(self, conversations: int) -> None:

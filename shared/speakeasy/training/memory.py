@@ -104,6 +104,9 @@ def estimate(
     per_block = width * _activation_floats(shape, lora, backend, row_length)
     if backend == "torch" and width < 4:
         per_block += 4 * _adapted_inputs(shape)
+    if lora.dora:
+        per_block += _dora_bytes(shape, backend, width)
+        weights += _dora_weights(shape, backend, width, linears, use_4bit, gradient_checkpointing)
     kept = shape.layers * (width * shape.hidden_size if gradient_checkpointing else per_block)
     working = per_block if gradient_checkpointing else 0
     return MemoryEstimate(
@@ -120,6 +123,32 @@ def _adapted_inputs(shape: ModelShape) -> int:
     float32 beside 16-bit weights."""
     query = shape.heads * shape.head_dim
     return 5 * shape.hidden_size + query + shape.intermediate_size
+
+
+def _dora_bytes(shape: ModelShape, backend: str, width: int) -> int:
+    """What a position leaves behind in one block for the gradient of DoRA's magnitudes: what they
+    are multiplied with. mlx-lm multiplies the sum, PEFT the base's and the adapter's part, the
+    latter in float32."""
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    outputs = query + 2 * key + 2 * shape.hidden_size + 2 * shape.intermediate_size
+    return outputs * (width if backend == "mlx" else width + 4)
+
+
+def _dora_weights(
+    shape: ModelShape,
+    backend: str,
+    width: int,
+    linears: int,
+    use_4bit: bool,
+    gradient_checkpointing: bool,
+) -> int:
+    """Copies of weights that DoRA makes: of the largest layer, to measure its rows; and mlx-lm
+    keeps what it took out of 4 bits for the backward pass."""
+    inner, hidden = shape.intermediate_size, shape.hidden_size
+    if backend == "torch":
+        return 4 * (inner * inner + 4 * inner * hidden)  # PEFT multiplies with an identity
+    kept = linears // (shape.layers if gradient_checkpointing else 1) if use_4bit else 0
+    return 4 * 3 * inner * hidden + width * kept
 
 
 def _activation_floats(shape: ModelShape, lora: LoraConfig, backend: str, row_length: int) -> int:

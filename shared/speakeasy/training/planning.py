@@ -37,6 +37,7 @@ Say = Callable[[str], None]
 def plan(
     config: TrainConfig | PretrainConfig,
     *,
+    selection: Selection | None = None,
     force: bool = False,
     say: Say = lambda line: None,
     bar: Bar = no_bar,
@@ -44,13 +45,14 @@ def plan(
     """Resolve every choice, read the data, and check that the plan fits. No run is begun.
 
     Args:
+        selection: the backend, where it is chosen already; None to choose by the plan.
         force: go on even if the memory estimate says that it does not fit.
 
     Raises:
         SpeakeasyError: whatever stands in the way, in one line.
     """
     check_installed(config.report_to)
-    selection = select(config.backend)
+    selection = selection or select(config.backend)
     backend = open_backend(selection.name)
     device = backend.describe_device()
     say(f"backend: {selection.name} ({selection.reason}) on {device.name}")
@@ -110,6 +112,8 @@ def trainable_parameters(
     if isinstance(config, PretrainConfig) and config.train == "full":
         return shape.parameter_count
     adapter = sum((out + into) * config.lora.r for out, into in layers.values())
+    if config.lora.dora:
+        adapter += sum(out for out, _ in layers.values())
     return adapter + sum(values.size for values in (rows.tensors().values() if rows else ()))
 
 

@@ -21,7 +21,7 @@ from speakeasy.config import CorpusConfig
 from speakeasy.corpus.documents import Document, read_documents, text_files
 from speakeasy.corpus.starter import starter_text_files
 from speakeasy.errors import DataError
-from speakeasy.files import alone, disk_errors, new_directory, write_json
+from speakeasy.files import alone, disk_errors, new_directory
 from speakeasy.training.prepare import Prepared
 from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.starter import cache_root
@@ -31,7 +31,7 @@ HELD_OUT_TOKENS = 100_000
 NEUTRAL_HOLDOUT = 0.2
 """Share of the neutral text that is held out: there is little of it in the packaged texts."""
 
-_TRAIN, _HELD_OUT, _FACTS = "train", "held-out", "facts.json"
+_TRAIN, _HELD_OUT = "train", "held-out"
 _VERSION = 1
 """Changes when the pieces of a text would be others."""
 
@@ -42,7 +42,6 @@ class Tokenized:
 
     train: Pieces
     held_out: Pieces
-    documents: int
     fingerprint: str
 
 
@@ -171,20 +170,17 @@ def tokenize(
                 new_directory(place, replace=True) as directory,
                 bar("tokenising text", sum(file.stat().st_size for file in files)) as advance,
             ):
-                documents = _write(directory, files, holdout, row_length, tokenizer, seed, advance)
-                write_json(directory / _FACTS, {"documents": documents})
-    found = json.loads((place / _FACTS).read_text(encoding="utf-8"))
+                _write(directory, files, holdout, row_length, tokenizer, seed, advance)
     return Tokenized(
         train=Pieces.open(place / _TRAIN),
         held_out=Pieces.open(place / _HELD_OUT),
-        documents=found["documents"],
         fingerprint=key,
     )
 
 
 def _is_whole(place: Path) -> bool:
     parts = [place / side / name for side in (_TRAIN, _HELD_OUT) for name in (TOKENS, PIECES)]
-    return all(file.is_file() for file in (place / _FACTS, *parts))
+    return all(file.is_file() for file in parts)
 
 
 def _content(files: Iterable[Path]) -> str:
@@ -204,22 +200,20 @@ def _write(
     tokenizer: Any,
     seed: int,
     advance: Callable[[int], None],
-) -> int:
-    """Write both sides in one pass over the documents; returns how many those are."""
+) -> None:
+    """Write both sides in one pass over the documents."""
     generator = np.random.Generator(np.random.PCG64([seed, 0]))
     cutter = Cutter(tokenizer, row_length)
     held_out: list[Piece] = []
     room = HELD_OUT_TOKENS
-    count = 0
 
     def texts() -> Iterator[str]:
         documents: Iterator[Document] = read_documents(files)
         return (document.text for document in documents)
 
     def training() -> Iterator[Piece]:
-        nonlocal room, count
+        nonlocal room
         for pieces in cutter.cut(texts(), advance):
-            count += 1
             size = sum(len(ids) for ids, _, _ in pieces)
             if generator.random() < holdout and size <= room:
                 room -= size
@@ -230,4 +224,3 @@ def _write(
     for name, side in ((_TRAIN, training()), (_HELD_OUT, held_out)):
         (directory / name).mkdir()
         write(directory / name, side)
-    return count

@@ -39,16 +39,21 @@ def finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record
     scored = ["eval_loss", "eval_bits_per_byte", "eval_word_perplexity"]
     if "neutral_bits_per_byte" in before:
         scored.append("neutral_bits_per_byte")
-    result = "model_directory" if isinstance(session.config, PretrainConfig) else "adapter"
     rows = session.rows
-    summary: dict[str, Any] = {
-        "run": str(run.path.absolute()),
-        result: str(where.absolute()),
+    summary: dict[str, Any] = {"run": str(run.path.absolute())}
+    if isinstance(session.config, PretrainConfig):
+        summary["model_directory"] = str(where.absolute())
+    else:
+        summary["adapter"] = str(where.absolute())
+        summary["adapter_format"] = "mlx-lm" if session.selection.name == "mlx" else "peft"
+    summary |= {
         "backend": session.selection.name,
         "reason": session.selection.reason,
         "device": session.device.name,
         "precision": session.config.precision,
         "quantization": session.quantization,
+        "measured_on": _measured_on(session),
+        "parts": _parts(run, progress.step),
         "model": session.config.model,
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -70,8 +75,30 @@ def finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record
         "trained_rows": 0 if rows is None else len(rows.ids),
         **session.counts,
     }
+    if (fitted := run.rows_fitted) is not None:
+        summary["rows_fitted"] = fitted
     run.finish(summary)
     return summary
+
+
+def _measured_on(session: Session) -> str:
+    """What held the weights that the figures were measured with."""
+    base = f"the base in {session.base_form}"
+    if isinstance(session.config, PretrainConfig) and session.quantization is not None:
+        return f"{base}; the model written is in full precision"
+    return base
+
+
+def _parts(run: Run, steps: int) -> list[Record]:
+    """Which steps ran where."""
+    parts = run.parts
+    lasts = [part["first_step"] - 1 for part in parts[1:]] + [steps]
+    named = ("backend", "device", "precision", "quantization", "platform")
+    return [
+        {"first_step": part["first_step"], "last_step": last} | {key: part[key] for key in named}
+        for part, last in zip(parts, lasts, strict=True)
+        if part["first_step"] <= last  # the last may have done no more than write the result
+    ]
 
 
 def write(session: Session, run: Run, tensors: Tensors) -> Path:

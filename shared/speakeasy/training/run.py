@@ -2,11 +2,13 @@
 
 ::
 
-    run.toml              the plan with every choice made
-    environment.json      backend and why, device, versions, fingerprints of base and data
+    run.toml              the plan with every choice made, as it stands now
+    environment.json      backend and why, device, versions, fingerprints of base and data; under
+                          ``parts``, every machine and backend that took part
     metrics.jsonl         one object a training step
     evaluations.jsonl     one object an evaluation of the held-out set; the first is at step 0
     adapter/              the best adapter, in the backend's own format
+    rows-fitted.json      how new rows were fitted to the base's predictions first, if they were
     rows.safetensors      embedding rows that were trained beside it, if any
     state/step-NNNNNN/    portable training states
     summary.json          final figures; there only when the run has finished
@@ -85,36 +87,71 @@ class Run:
         Raises:
             RunError: another process is training in this run.
         """
-        with (self.path / "run.toml").open("rb") as file:
+        directory = os.open(self.path, os.O_RDONLY)  # no file in it: each may be replaced
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{self.path}: another process is training here") from None
-            for directory in (self.path, self.states):
-                for torn in directory.glob(".*-*"):
+            for place in (self.path, self.states):
+                for torn in place.glob(".*-*"):
                     shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
             if (self.path / "model").is_dir():  # whole, but not moved into its place yet
                 shutil.rmtree(self.path / "model")
             yield
+        finally:
+            os.close(directory)
 
     @property
     def config(self) -> TrainConfig | PretrainConfig:
         """The plan; what it learns from tells which kind it is."""
         path = self.path / "run.toml"
-        if "corpus" in plan_files.read(path):
-            return plan_files.load(PretrainConfig, path)
+        if self.is_pretraining:
+            # A run of an older version fitted nothing, and says nothing of it.
+            values = {"fit_rows": 0} | plan_files.read(path)
+            return plan_files.from_dict(PretrainConfig, values, str(path))
         return plan_files.load(TrainConfig, path)
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether it learns from raw text."""
+        return "corpus" in plan_files.read(self.path / "run.toml")
 
     @property
     def resume_command(self) -> str:
         """The command that goes on with the run."""
-        verb = "pretrain" if isinstance(self.config, PretrainConfig) else "train"
+        verb = "pretrain" if self.is_pretraining else "train"
         return f"speakeasy {verb} --resume --output-dir {shlex.quote(str(self.path))}"
 
     @property
     def environment(self) -> Record:
-        """What the run was started on."""
+        """What the run is on now; ``parts`` tells what it was on before."""
         return read_json(self.path / "environment.json")
+
+    @property
+    def parts(self) -> list[Record]:
+        """The machines and backends that took part, in order; each from its ``first_step`` on."""
+        environment = self.environment
+        return environment.get("parts") or [{"first_step": 1, **environment}]
+
+    def carry_on(
+        self, config: TrainConfig | PretrainConfig, environment: Record, step: int
+    ) -> None:
+        """Record how the run goes on after ``step``: plan, machine, and one more part if it moved.
+
+        Args:
+            environment: as for ``create``; its one part is this machine's.
+        """
+        (here,) = environment["parts"]
+        parts = [part for part in self.parts if part["first_step"] <= step]
+        if not parts or _machine(parts[-1]) != _machine(here):
+            parts.append(here | {"first_step": step + 1})
+        now = environment | {"parts": parts}
+        with disk_errors(str(self.path), "nothing was changed"):
+            if now != self.environment:
+                write_json(self.path / "environment.json", now)
+            if config != self.config:
+                write_text(self.path / "run.toml", plan_files.dump(config))
 
     @property
     def adapter(self) -> Path:
@@ -125,6 +162,17 @@ class Run:
     def rows(self) -> Path:
         """Where the trained embedding rows lie, if there are any."""
         return self.path / ROWS_FILE
+
+    @property
+    def rows_fitted(self) -> Record | None:
+        """How rows were fitted before the first step (``fit_rows.Fitted``); None if none were."""
+        path = self.path / "rows-fitted.json"
+        return read_json(path) if path.exists() else None
+
+    def log_rows_fitted(self, record: Record) -> None:
+        """Keep how rows were fitted before the first step."""
+        with disk_errors(str(self.path / "rows-fitted.json"), "--resume fits them again"):
+            write_json(self.path / "rows-fitted.json", record)
 
     @property
     def states(self) -> Path:
@@ -158,6 +206,10 @@ class Run:
         """The lines of evaluations.jsonl."""
         return read_jsonl(self.path / "evaluations.jsonl")
 
+    def evaluations_until(self, step: int) -> list[Record]:
+        """Those of them that were logged by the time of ``step``."""
+        return [record for record in self.evaluations() if _logged_by(record, step)]
+
     def rewind(self, step: int, *, evaluated: bool = True) -> None:
         """Forget what was logged after ``step``, which a resumed run logs again.
 
@@ -169,7 +221,11 @@ class Run:
             ("evaluations.jsonl", step if evaluated else step - 1),
         ):
             path = self.path / name
-            kept = [record for record in read_jsonl(path) if record["step"] <= last]
+            kept = [
+                record
+                for record in read_jsonl(path)
+                if record["step"] <= last and _logged_by(record, step)
+            ]
             with disk_errors(str(path), "nothing was changed"):
                 write_text(path, "".join(_line(record) for record in kept))
 
@@ -183,6 +239,15 @@ class Run:
             if name == "evaluations.jsonl":
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _logged_by(record: Record, step: int) -> bool:
+    return max(record["step"], record.get("rescored_at", 0)) <= step
+
+
+def _machine(part: Record) -> Record:
+    """What makes a part another one: neither its place in the run nor why it was chosen."""
+    return {key: part[key] for key in part if key not in ("first_step", "reason")}
 
 
 def _line(record: Record) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from speakeasy import __version__
 from speakeasy.config import PretrainConfig, TrainConfig
-from speakeasy.errors import DivergedError, DoesNotFitError, RunError
-from speakeasy.training import results
+from speakeasy.errors import DivergedError, DoesNotFitError
+from speakeasy.training import results, resume
 from speakeasy.training import state as states
 from speakeasy.training.backend import Backend, Device, Engine, EngineOptions, Selection
+from speakeasy.training.fit_rows import Fitted, fit_rows
 from speakeasy.training.loop import Fit, Record, Watcher
 from speakeasy.training.preflight import Placement
 from speakeasy.training.prepare import Prepared
 from speakeasy.training.run import Run
 from speakeasy.training.signals import stop_on_signals
-from speakeasy.training.state import Progress
+from speakeasy.training.state import Progress, Tensors
+from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.adapters import draw_lora
 from speakeasy.weights.checkpoint import ModelShape
 from speakeasy.weights.hub import ModelDirectory
@@ -84,28 +87,53 @@ class Session:
             return None
         return "mlx 4-bit" if self.selection.name == "mlx" else "nf4"
 
+    @property
+    def base_form(self) -> str:
+        """What the frozen base is held in: its quantisation, or its precision."""
+        return self.quantization or self.config.precision
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An engine with a training state in it, ready for the next step."""
+    """An engine with a training state in it, ready for the next step.
+
+    Attributes:
+        to_rescore: steps whose evaluation is of a base held otherwise, see ``Fit.rescore``.
+        fitted: the new rows, if they were fitted now.
+    """
 
     engine: Engine
     progress: Progress
+    to_rescore: Mapping[int, Tensors] = field(default_factory=dict)
+    fitted: Fitted | None = None
 
 
-def open_engine(session: Session, run: Run | None) -> Opened:
+def open_engine(
+    session: Session,
+    run: Run | None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    bar: Bar = no_bar,
+) -> Opened:
     """Load the model, and the newest state of ``run`` if there is one.
 
     Called before a new run's directory is made, so that a model that cannot be loaded leaves
     nothing behind.
+
+    Args:
+        say: called with a line about each thing that is not as the run had it until now.
 
     Raises:
         RunError: the run was started with another base or other data, or its state is broken.
     """
     state = None
     if run is not None:
-        _check_same(run, session)
+        now = environment(session)
+        resume.check_same(run, now)
         state = states.latest(run.states)
+        step = state.progress.step if state else 0
+        for line in resume.changes(run, now, session.device, step):
+            say(line)
     config = session.config
     adapter = draw_lora(session.layers, config.lora.r, config.seed) if session.layers else None
     engine = session.backend.load(
@@ -122,10 +150,43 @@ def open_engine(session: Session, run: Run | None) -> Opened:
             seed=config.seed,
         )
     )
-    if state is None:
-        return Opened(engine, Progress())
-    engine.restore(state.trainables, state.first, state.second, state.progress.step)
-    return Opened(engine, state.progress)
+    progress = Progress()
+    otherwise: list[int] = []
+    if run is not None:
+        progress = resume.with_best_score(run, state.progress) if state else progress
+        otherwise = resume.scored_otherwise(run, progress, session.base_form)
+    fitted = _fit_rows(session, engine, say, bar) if state is None or 0 in otherwise else None
+    to_rescore = {
+        step: states.at_step(run.states, step).trainables if run and step else engine.trainables()
+        for step in otherwise
+    }
+    if state is not None:
+        engine.restore(state.trainables, state.first, state.second, progress.step)
+    return Opened(engine, progress, to_rescore, fitted)
+
+
+def _fit_rows(
+    session: Session, engine: Engine, say: Callable[[str], None], bar: Bar
+) -> Fitted | None:
+    """Fit new rows to the base's predictions, and put them in, where the plan has it so."""
+    config, rows = session.config, session.rows
+    if not isinstance(config, PretrainConfig) or not config.fit_rows or rows is None:
+        return None
+    fitted = fit_rows(
+        engine,
+        session.model.path,
+        rows,
+        session.prepared.train.items,
+        positions=config.fit_rows,
+        row_length=config.row_length,
+        context=session.shape.max_positions,
+        seed=config.seed,
+        say=say,
+        bar=bar,
+    )
+    if fitted is not None:
+        engine.set_trainables({**engine.trainables(), **fitted.rows.tensors()})
+    return fitted
 
 
 def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Record:
@@ -141,6 +202,9 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
     progress = opened.progress
     with run.locked(), stop_on_signals() as stop:
         run.rewind(progress.step, evaluated=not progress.evaluation_due)
+        run.carry_on(session.config, environment(session), progress.step)
+        if opened.fitted is not None:
+            run.log_rows_fitted(opened.fitted.record)
         fit = Fit(
             config=session.config,
             run=run,
@@ -149,11 +213,13 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
             held_out=session.prepared.held_out.items,
             neutral=session.prepared.neutral,
             rows_per_pass=session.placement.rows_per_pass,
+            base_form=session.base_form,
             progress=progress,
             watcher=watcher,
             stop=stop,
         )
         try:
+            fit.rescore(opened.to_rescore)
             fit()
         except DivergedError as error:
             if not fit.progress.best_step:
@@ -184,8 +250,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def environment(session: Session) -> Record:
-    """What the run was started on, for environment.json."""
-    return {
+    """What the run is on, for environment.json; its one part is a run's that begins here."""
+    machine = {
         "speakeasy": __version__,
         "backend": session.selection.name,
         "reason": session.selection.reason,
@@ -196,10 +262,14 @@ def environment(session: Session) -> Record:
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "model_directory": str(session.model.path),
+    }
+    return {
+        **machine,
         "base_fingerprint": session.base,
         "tokenizer_fingerprint": session.tokenizer_base,
         "data": session.prepared.origin,
         "data_fingerprint": session.prepared.fingerprint,
+        "parts": [{"first_step": 1, **machine}],
     }
 
 
@@ -208,19 +278,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _check_same(run: Run, session: Session) -> None:
-    """Refuse to go on with other data, or on another base, than the run was started with."""
-    now = environment(session)
-    then = run.environment
-    for what, key in (
-        ("base model", "base_fingerprint"),
-        ("tokenizer", "tokenizer_fingerprint"),
-        ("data", "data_fingerprint"),
-    ):
-        if then.get(key) != now[key]:
-            raise RunError(
-                f"{run.path}: the {what} is not what the run was started with (fingerprint "
-                f"{now[key][:12]}, then {str(then.get(key))[:12]}); put it back, or start a new run"
-            )

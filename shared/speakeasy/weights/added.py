@@ -20,17 +20,43 @@ def added_ids(model: Path) -> list[int]:
     Raises:
         ModelError: the record is not what ``vocab.build`` writes.
     """
+    return sorted({entry["id"] for entry in _entries(model)})
+
+
+def added_pieces(model: Path) -> dict[int, tuple[int, ...]]:
+    """Added id -> ids of the tokens that spelled it before; without those that no record tells of.
+
+    Where a model was expanded more than once, a later entry's pieces may be an earlier one's ids.
+
+    Raises:
+        ModelError: the record is not what ``vocab.build`` writes.
+    """
+    return {entry["id"]: tuple(entry["pieces"]) for entry in _entries(model) if entry.get("pieces")}
+
+
+def _entries(model: Path) -> list[dict[str, Any]]:
+    """The entries of every expansion that a model has been through, the last one's first."""
     file = model / RECORD
     if not file.is_file():
         return []
+    entries: list[Any] = []
     ids: set[Any] = set()
     record: Any = read_json_object(file)
     try:
         while record is not None:  # a model may have been expanded more than once
-            ids |= {entry["id"] for part in ("added", "steps") for entry in record[part]}
+            found = [entry for part in ("added", "steps") for entry in record[part]]
+            ids |= {entry["id"] for entry in found}
+            pieces = {piece for entry in found for piece in entry.get("pieces", ())}
+            if ids & pieces or not all(map(_is_id, ids | pieces)):  # pieces were there before
+                raise TypeError
+            entries += found
             record = record.get("base", {}).get("expansion")
     except (KeyError, TypeError, AttributeError):
-        ids = {None}
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise ModelError(f"{file}: not a record of speakeasy vocab expand; expand the model again")
-    return sorted(ids)
+        raise ModelError(
+            f"{file}: not a record of speakeasy vocab expand; expand the model again"
+        ) from None
+    return entries
+
+
+def _is_id(token: Any) -> bool:
+    return type(token) is int and token >= 0

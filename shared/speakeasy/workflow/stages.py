@@ -18,6 +18,7 @@ from speakeasy.data.dataset import find_files, starter_files
 from speakeasy.dialect.prompts import Prompt, packaged_prompts
 from speakeasy.files import new_directory, write_json
 from speakeasy.training import session as sessions
+from speakeasy.training.backend import select_again
 from speakeasy.training.inference import Responder, Speaker
 from speakeasy.training.loop import Watcher
 from speakeasy.training.planning import plan
@@ -106,9 +107,11 @@ class Train:
         """Start the run, or go on with it."""
         resumed = (place.directory / MANIFEST).is_file()
         config = Run.open(place.directory).config if resumed else place.stage.plan
-        session = plan(config, say=follower.say, bar=follower.counting)
+        selection = select_again(config.backend, None) if resumed else None
+        session = plan(config, selection=selection, say=follower.say, bar=follower.counting)
         follower.planned(session)
-        opened = sessions.open_engine(session, Run.open(place.directory) if resumed else None)
+        before = Run.open(place.directory) if resumed else None
+        opened = sessions.open_engine(session, before, say=follower.say)
         if not resumed:
             with new_directory(place.directory) as directory:
                 Run.create(directory, session.config, sessions.environment(session))
