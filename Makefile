@@ -14,8 +14,10 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/speakeasy run demo
 
+# Two processes of one thread each; then the starter model's tests, which use every core.
 test: $(INSTALLED) openblas check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not starter'
+	$(BIN)/pytest -m starter
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
