@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Bench:
     conversations: int
     pretrain_steps: int
     precision: str
+    fit_rows: int
 
     def prepare(self) -> None:
         """Write the three parts of the conversations."""
@@ -142,7 +144,8 @@ class Bench:
         return self.stage(
             name,
             "pretrain", "--model", model, "--max-length", ROW, "--batch-size", 4,
-            "--precision", self.precision, "--max-steps", self.pretrain_steps, *more,
+            "--precision", self.precision, "--max-steps", self.pretrain_steps,
+            "--fit-rows", self.fit_rows, *more,
         )  # fmt: skip
 
     def trained(self, model: Path | str, name: str, *more: object) -> dict[str, Any]:
@@ -168,30 +171,58 @@ def row(bench: Bench, entries: int) -> dict[str, Any]:
     if not entries:
         at_once = bench.score("starter")
         trained = bench.trained("starter", "lora-0")
-        return {"entries": 0, "at_once": at_once, "pretrained": None, "trained": trained}
+        return {"entries": "0", "at_once": at_once, "pretrained": None, "trained": trained}
     model = bench.expanded(entries)
-    pretrained = bench.pretrained(model, f"pretrained-{entries}")
+    return _after(bench, f"{entries:,}", model, bench.pretrained(model, f"pretrained-{entries}"))
+
+
+def guide_row(bench: Bench) -> dict[str, Any]:
+    """The line of the guide's words: the same training with next to nothing added."""
+    model = bench.work / "guide-subword"
+    return _after(bench, "the guide's 71", model, bench.work / "guide-pretrained")
+
+
+def _after(bench: Bench, entries: str, model: Path, pretrained: Path) -> dict[str, Any]:
     return {
         "entries": entries,
         "at_once": bench.score(model),
         "pretrained": bench.score(pretrained),
         "neutral": json.loads((pretrained / "summary.json").read_text()),
-        "trained": bench.trained(pretrained, f"lora-{entries}", "--train-rows", "new"),
+        "trained": bench.trained(pretrained, f"lora-{model.name}", "--train-rows", "new"),
     }
+
+
+WAYS = {
+    "as it is": (),
+    "rows alone": ("--train", "rows"),
+    "no replay": ("--replay", 0),
+    "rows at 16 times the rate": ("--rows-rate", 16),
+    "rows as expand made them": ("--fit-rows", 0),
+}
+"""What else pre-training can be given: a name, and the options."""
+
+
+def ways(bench: Bench, entries: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Unseen conversations and neutral Spanish after each of ``WAYS``, before any adapter."""
+    model = bench.expanded(entries)
+    for number, (name, options) in enumerate(WAYS.items()):
+        place = bench.pretrained(model, f"way-{entries}-{number}", *options)
+        neutral = json.loads((place / "summary.json").read_text())["neutral_bits_per_byte"]
+        yield name, bench.score(place) | {"neutral": neutral}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    base = next(r for r in rows if not r["entries"])["at_once"]["tokens"]
+    base = next(r for r in rows if r["pretrained"] is None)["at_once"]["tokens"]
     lines = [
         "| entries | tokens saved | at once | pre-trained | then LoRA | training seconds |",
         "|---|---|---|---|---|---|",
     ]
-    for r in sorted(rows, key=lambda r: r["entries"]):
+    for r in sorted(rows, key=lambda r: -r["at_once"]["tokens"]):
         saved = 1 - r["at_once"]["tokens"] / base
         bits = [f"{r[at]['bits_per_byte']:.3f}" if r[at] else "-" for at in SCORED]
         trained = f"{r['trained']['eval_bits_per_byte']:.3f} | {r['trained']['seconds']:.0f}"
-        lines.append(f"| {r['entries']:,} | {saved:.1%} | {' | '.join(bits)} | {trained} |")
+        lines.append(f"| {r['entries']} | {saved:.1%} | {' | '.join(bits)} | {trained} |")
     return "\n".join(lines)
 
 
@@ -204,20 +235,30 @@ def main() -> None:
     parser.add_argument("--entries", type=int, nargs="+", default=[0, 300, 2000, 100, 1000])
     parser.add_argument("--conversations", type=int, default=80)
     parser.add_argument("--pretrain-steps", type=int, default=0, help="0 for one epoch")
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--fit-rows", type=int, default=40_000, help="0 to leave rows as they are")
+    parser.add_argument("--ways", type=int, default=0, help="entries to try other ways with")
     options = parser.parse_args()
     bench = Bench(
-        options.work_dir, options.conversations, options.pretrain_steps, options.precision
+        options.work_dir,
+        options.conversations,
+        options.pretrain_steps,
+        options.precision,
+        options.fit_rows,
     )
     bench.prepare()
     print("| | held-out text | neutral Spanish |\n|---|---|---|")
     for name, found in bench.guide().items():
         print(f"| {name} | {found['held_out']:.3f} | {found['neutral']:.3f} |", flush=True)
-    rows = []
+    rows = [guide_row(bench)]
     for entries in options.entries:
         rows.append(row(bench, entries))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(f"\n{table(rows)}")
+    if options.ways:
+        print("\n| other ways to pre-train | bits a byte | neutral Spanish |\n|---|---|---|")
+        for name, found in ways(bench, options.ways):
+            print(f"| {name} | {found['bits_per_byte']:.3f} | {found['neutral']:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from runs import write_conversations
 
 from speakeasy.export import gate
 
-pytestmark = pytest.mark.starter
+pytestmark = [pytest.mark.starter, pytest.mark.timeout(1500)]
 
 _PLAIN = """
 import sys

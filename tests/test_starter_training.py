@@ -19,7 +19,7 @@ from speakeasy.weights.adapters import draw_lora
 from speakeasy.weights.checkpoint import linear_layers
 from speakeasy.weights.hub import resolve_model
 
-pytestmark = pytest.mark.starter
+pytestmark = [pytest.mark.starter, pytest.mark.timeout(1500)]
 
 STEPS = 20
 
