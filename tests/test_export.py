@@ -7,6 +7,8 @@ they are seen to run, to be believed, and to refuse what was tampered with.
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +71,7 @@ def exported(model: Path, adapter: Path) -> tuple[Path, dict[str, Any]]:
     return out, done.result
 
 
-def test_every_library_loaded_it(exported: tuple[Path, dict]) -> None:
+def test_every_library_loaded_it(exported: tuple[Path, dict], model: Path) -> None:
     out, printed = exported
     record = json.loads((out / "export.json").read_text())
     assert printed == {"output_dir": str(out), **record}
@@ -79,6 +81,9 @@ def test_every_library_loaded_it(exported: tuple[Path, dict]) -> None:
     assert record["gate"]["between_libraries"]["largest"] < gate.ABSOLUTE
     assert record["tensors"] == {"all": 20, "changed": 14}
     assert record["fingerprint"] == fingerprint(out)
+    assert record["base"] == {"name": "model"}
+    assert record["model"] == {"name": "model", "fingerprint": fingerprint(model)}
+    assert record["adapter"]["other_base"] is None
 
 
 def test_its_logits_are_those_of_base_and_adapter(
@@ -312,6 +317,38 @@ def test_another_base_is_refused_unless_forced(model: Path, adapter: Path, tmp_p
     assert any("taken with --force" in line for line in lines)
 
 
+def test_an_adapter_without_a_base_needs_one(model: Path, tmp_path: Path) -> None:
+    write_peft(adapter_for(model), tmp_path)
+    config = tmp_path / "adapter_config.json"
+    nameless = json.loads(config.read_text()) | {"base_model_name_or_path": None}
+    config.write_text(json.dumps(nameless))
+    (tmp_path / "speakeasy.json").unlink(missing_ok=True)
+    with pytest.raises(AdapterError, match="does not name its base, which is needed; give --model"):
+        gather(None, tmp_path, None)
+
+
+def test_a_summary_of_something_else_makes_no_run(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "summary.json").write_text('{"accuracy": 1}')
+    assert gather(str(tmp_path / "model"), None, None).run is None
+
+
+def test_a_readme_without_metadata_says_nothing(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    found = ModelDirectory(tmp_path / "model", str(tmp_path / "model"), "")
+    monkey = logging.getLogger("huggingface_hub")
+    monkey.addHandler(caplog.handler)
+    try:
+        for text in ("# No metadata\n", "---\n: [broken\n---\n"):
+            (tmp_path / "model" / "README.md").write_text(text)
+            assert license_of(found) == "other"
+    finally:
+        monkey.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
 def test_wrong_usage(model: Path, adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--run: missing"):
         gather(None, None, None)
@@ -320,6 +357,15 @@ def test_wrong_usage(model: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "file").touch()
     done = speakeasy("export", "--model", model, "--output-dir", tmp_path / "full", check=False)
     assert "already exists and is not empty" in done.stderr
+    done = speakeasy(
+        "export", "--model", model, "--output-dir", tmp_path / ("n" * 300), check=False
+    )
+    assert done.stderr.splitlines()[-1].endswith(
+        "File name too long; nothing was written; choose another --output-dir"
+    )
+    done = speakeasy("export", "--model", model, "--gguf", "foo", check=False)
+    assert done.returncode == 2
+    assert "'bf16', 'q8_0'" in done.stderr
 
 
 def test_too_little_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +422,16 @@ def test_a_push_makes_a_private_repository_and_uploads_the_whole(hub: Hub, tmp_p
     assert (what["repo_id"], what["folder_path"]) == ("someone/voice", tmp_path)
 
 
+def test_the_card_of_a_push_loads_from_the_hub(hub: Hub, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "local"
+    speakeasy("export", "--model", model, "--output-dir", out, "--push-to-hub", "someone/voice")
+    card = (out / "README.md").read_text()
+    assert "\n# voice\n" in card
+    assert card.count('from_pretrained("someone/voice")') == 2
+    assert "mlx_lm.generate --model someone/voice " in card
+    assert "local" not in card
+
+
 def test_a_push_that_fails_says_how_to_go_on(hub: Hub, tmp_path: Path) -> None:
     hub.error = RuntimeError("503 Service Unavailable\nmore")
     with pytest.raises(SpeakeasyError) as caught:
@@ -388,6 +444,8 @@ def test_a_push_needs_a_name_and_a_token(hub: Hub, monkeypatch: pytest.MonkeyPat
     publish.check_repository("someone/voice")
     with pytest.raises(UsageError, match="not a Hub name"):
         publish.check_repository("a b")
+    with pytest.raises(UsageError, match="expected OWNER/NAME"):
+        publish.check_repository("voice")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(UsageError, match="no token; run hf auth login"):
         publish.check_repository("someone/voice")

@@ -12,14 +12,16 @@ from cli import speakeasy
 from huggingface_hub import ModelCard
 from model_files import edit_config
 from one_thread import one_thread  # noqa: F401
-from runs import write_conversations
 from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
+from training_runs import write_conversations
 
-from speakeasy.errors import AdapterError, RunError, UsageError
+from speakeasy.errors import AdapterError, ModelError, RunError, UsageError
 from speakeasy.export import gate
+from speakeasy.export.card import card_text
 from speakeasy.export.libraries import LIBRARIES
-from speakeasy.export.material import gather
+from speakeasy.export.material import Material, gather
+from speakeasy.weights.checkpoint import fingerprint
 from speakeasy.weights.trained_rows import load as load_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -87,7 +89,8 @@ def test_of_a_run_in_4_bits(quantised: Path, base: Path, tmp_path: Path) -> None
     for library in LIBRARIES:
         assert record["gate"][library]["largest"] < gate.ABSOLUTE
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert "measured on the quantised base" in card.text
+    assert "measured with the base in nf4" in card.text
+    assert record["parts"] == json.loads((quantised / "summary.json").read_text())["parts"]
     summary = json.loads((quantised / "summary.json").read_text())
     after = f"{summary['eval_bits_per_byte']:,.3f}"
     assert f"| bits per byte, held out | {summary['eval_bits_per_byte_before']:,.3f} |" in card.text
@@ -154,6 +157,66 @@ def test_what_is_not_ready_or_does_not_belong_together_is_refused(
     lines: list[str] = []
     gather(str(other), quantised / "adapter", None, say=lines.append)
     assert any("only the shapes of this one were compared" in line for line in lines)
+
+
+def _card(material: Material) -> str:
+    record = {
+        "versions": {"speakeasy": "1"},
+        "dtype": "float32",
+        "gate": {"prompts": 0},
+        "parts": material.parts,
+    }
+    return card_text(material, record, "someone/voice")
+
+
+def test_of_a_run_that_moved_between_backends(quantised: Path, tmp_path: Path) -> None:
+    """Each form of the base is named, with the steps that ran on it."""
+    run = tmp_path / "run"
+    shutil.copytree(quantised, run)
+    summary = json.loads((run / "summary.json").read_text())
+    first = summary["parts"][0] | {"last_step": 2}
+    then = first | {"first_step": 3, "last_step": 3, "backend": "mlx", "device": "gpu"}
+    then |= {"quantization": None, "precision": "bfloat16"}
+    summary |= {"parts": [first, then], "quantization": None}
+    summary["measured_on"] = "the base in bfloat16"
+    (run / "summary.json").write_text(json.dumps(summary))
+    material = gather(None, None, run)
+    assert material.forms == ("nf4", "bfloat16")
+    card = _card(material)
+    assert "Training held the base in nf4 and bfloat16;" in card
+    assert "measured with the base in bfloat16." in card
+    assert "steps 1 to 2 by backend torch" in card
+    assert "steps 3 to 3 by backend mlx on gpu, bfloat16, base in bfloat16" in card
+
+
+def test_a_forced_base_does_not_get_the_figures_of_another(
+    quantised: Path, base: Path, tmp_path: Path
+) -> None:
+    other = tiny_llama(tmp_path / "other", vocab_size=VOCABULARY, tied=False, hidden=64, seed=4)
+    save_tiny_tokenizer(other)
+    material = gather(str(other), None, quantised, force=True)
+    assert material.other_base == fingerprint(base)
+    card = _card(material)
+    assert fingerprint(base) in card
+    assert fingerprint(other) in card
+    assert "measured on another base, so they are left out" in card
+    assert "bits per byte, held out" not in card
+    assert "The figures below" not in card
+    assert "| bits per byte, held out |" in _card(gather(None, None, quantised))
+
+
+def test_a_model_that_is_gone_is_named(quantised: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(quantised, run)
+    gone = str(tmp_path / "gone")
+    plan = run / "run.toml"
+    plan.write_text(plan.read_text().replace(str(quantised.with_name("base")), gone))
+    with pytest.raises(ModelError) as caught:
+        gather(None, None, run)
+    assert str(caught.value) == (
+        f"{run}: its base {gone} cannot be had (no such directory; check the path, or give a Hub "
+        "id); where it has moved, give its place as --model"
+    )
 
 
 def test_both_spellings_of_the_rotary_embedding(base: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cli import alone
-from runs import write_conversations
+from training_runs import write_conversations
 
 from speakeasy.export import gate
 

@@ -14,11 +14,11 @@ from cli import speakeasy
 from engines import LORA, open_engine, random_items
 from model_files import EMBEDDING, HEAD, store, tensors_of
 from one_thread import one_thread  # noqa: F401
-from runs import killed_after
 from safetensors.numpy import load_file
 from test_engine_contract import packed
 from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
+from training_runs import killed_after
 
 from speakeasy.batches.types import IGNORED, Rendered
 from speakeasy.corpus.starter import starter_texts

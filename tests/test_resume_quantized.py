@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from cli import Done, speakeasy
 from one_thread import one_thread  # noqa: F401
-from runs import column, killed_after, write_conversations
 from tiny import save_tiny_tokenizer
 from tiny_model import tiny_llama
+from training_runs import column, killed_after, write_conversations
 
 from speakeasy.files import write_json
 from speakeasy.training import session

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cli import alone
 from libraries import LOADERS, library_loss
-from runs import BACKENDS, column, distance, killed_after, other
+from training_runs import BACKENDS, column, distance, killed_after, other
 
 from speakeasy.data.dataset import starter_conversations
 from speakeasy.training import state as states

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from cli import Done, alone, speakeasy, start
 from one_thread import one_thread  # noqa: F401
-from runs import BACKENDS, column, distance, killed_after, other, write_conversations
 from safetensors.numpy import load_file
 from tiny import save_tiny_tokenizer
 from tiny_model import tiny_llama
+from training_runs import BACKENDS, column, distance, killed_after, other, write_conversations
 
 from speakeasy.files import write_json
 from speakeasy.training import backend as backends

@@ -18,9 +18,21 @@ if TYPE_CHECKING:
 _DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
+class _AsWritten(click.Choice):
+    """A choice whose values keep their underscores, unlike the names of options."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, None)
+
+
 @command()
 @model_option("starter, a directory, or a name on the Hub.  [default: the adapter's base]")
-@click.option("--adapter", type=_DIRECTORY, metavar="DIR", help="Adapter of PEFT or mlx-lm.")
+@click.option(
+    "--adapter",
+    type=_DIRECTORY,
+    metavar="DIR",
+    help="Adapter of PEFT or mlx-lm, or a finished run, whose adapter is taken.",
+)
 @click.option(
     "--run", type=_DIRECTORY, metavar="DIR", help="Finished run: its model, adapter and rows."
 )
@@ -38,12 +50,12 @@ _DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--mlx-4bit", is_flag=True, help="A 4-bit copy for mlx-lm as well, in mlx-4bit/.")
 @click.option(
     "--gguf",
-    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]),
+    type=_AsWritten(["auto", "f32", "f16", "bf16", "q8_0"]),
     is_flag=False,
     flag_value="auto",
     metavar="[TYPE]",
-    help="A GGUF file for llama.cpp and Ollama as well: f32, f16, bf16 or q8_0; without TYPE the "
-    "type of the weights.",
+    help="A GGUF file for llama.cpp and Ollama as well: f32, f16, bf16 or q8_0; auto, or no TYPE, "
+    "for the type of the weights.",
 )
 @click.option(
     "--push-to-hub",
@@ -89,7 +101,7 @@ def export(
     if push_to_hub is not None:
         check_repository(push_to_hub)
     material = gather(model, adapter, run, force=force, say=say)
-    wanted = Wanted(dtype, mlx_4bit, gguf)
+    wanted = Wanted(dtype, mlx_4bit, gguf, push_to_hub)
     record = export_model(material, output_dir, wanted, say=say, bar=progress)
     if push_to_hub is not None:
         say(f"uploading to {push_to_hub}")

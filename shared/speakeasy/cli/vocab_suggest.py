@@ -22,7 +22,7 @@ _BAR = 30  # characters of the curve's longest bar
 @command("suggest")
 @click.argument("corpus", nargs=-1, type=click.Path(path_type=Path), metavar="[CORPUS]...")
 @model_option(default="starter")
-@click.option("--entries", type=click.IntRange(min=1), help="How many.  [default: 300]")
+@click.option("--entries", type=click.IntRange(min=1), help="How many.  [default: 100]")
 @click.option(
     "--min-count",
     type=click.IntRange(min=1),

@@ -18,7 +18,7 @@ from speakeasy.export.extras import add_gguf, add_mlx_copy, require_mlx
 from speakeasy.export.gate import check, difference, drowned, question_for
 from speakeasy.export.gguf_file import OF_DTYPE, GgufType, plan_file
 from speakeasy.export.libraries import Question
-from speakeasy.export.material import Material
+from speakeasy.export.material import Material, model_name
 from speakeasy.export.papers import write_papers
 from speakeasy.export.reference import reference_logits
 from speakeasy.files import disk_errors, new_directory, occupied, write_json, write_text
@@ -44,11 +44,13 @@ class Wanted:
         dtype: type of the weights; None for the base's.
         mlx_4bit: a 4-bit copy for MLX as well.
         gguf: a GGUF file of that type as well; ``auto`` for the weights' own, None for none.
+        repository: where it will lie on the Hub, for the card; None for nowhere.
     """
 
     dtype: Dtype | None = None
     mlx_4bit: bool = False
     gguf: GgufType | Literal["auto"] | None = None
+    repository: str | None = None
 
 
 def export_model(
@@ -87,7 +89,8 @@ def export_model(
     tokenizer = load_tokenizer(source)
     if kind is not None:  # before the weights are written
         plan_file(source, kind, stop_tokens(tokenizer, source))
-    require_room(source, target, dtype, kind, mlx=wanted.mlx_4bit)
+    with disk_errors(f"{target}", "nothing was written; choose another --output-dir"):
+        require_room(source, target, dtype, kind, mlx=wanted.mlx_4bit)
     with (
         disk_errors(f"{target}", "nothing was written; free some space or choose another place"),
         new_directory(target) as folder,
@@ -116,7 +119,8 @@ def export_model(
             say(f"writing a GGUF file, {kind}")
             plan = plan_file(folder, kind, stop_tokens(tokenizer, folder))
             record["gguf"] = add_gguf(folder, target.name, plan, question, reference, bar=bar)
-        write_text(folder / "README.md", card_text(material, record, target.name))
+        name = wanted.repository or target.name
+        write_text(folder / "README.md", card_text(material, record, name))
         write_json(folder / RECORD, record)
     return record
 
@@ -127,8 +131,10 @@ def _facts(
     """What the export is, for ``export.json``; the gate's findings come later."""
     shape = model_shape(folder)
     return {
-        "base": {"name": material.base, "fingerprint": material.fingerprint},
+        "base": {"name": material.base},
+        "model": {"name": model_name(material.model), "fingerprint": material.fingerprint},
         "adapter": _adapter(material),
+        "parts": material.parts,
         "dtype": dtype,
         "tensors": {"all": len(tensor_index(folder)), "changed": len(changed)},
         "tied": shape.tied,
@@ -207,5 +213,6 @@ def _adapter(material: Material) -> dict[str, Any] | None:
         "dora": adapter.dora,
         "modules": len(adapter.modules),
         "trained_rows": 0 if material.rows is None else len(material.rows.ids),
-        "trained_on": material.quantization or "full precision",
+        "trained_on": " and ".join(material.forms),
+        "other_base": material.other_base,
     }

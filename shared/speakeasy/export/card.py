@@ -27,11 +27,12 @@ def card_text(material: Material, record: dict[str, Any], name: str) -> str:
     Args:
         material: what it was made of.
         record: the content of ``export.json``.
-        name: the export's name, its title.
+        name: what the export is loaded by: a repository on the Hub, or a directory's name. Its last
+            part is the title.
     """
     parts = [
         _metadata(material, record),
-        f"# {name}",
+        f"# {name.rpartition('/')[2]}",
         _what(material, record),
         _figures(material),
         _vocabulary(material),
@@ -78,12 +79,26 @@ def _what(material: Material, record: dict[str, Any]) -> str:
     lines[0] += f". Weights are {record['dtype']}."
     if material.rows is not None:
         lines.append(f"{len(material.rows.ids):,} rows of the embedding were trained beside it.")
-    if material.quantization:
+    if material.other_base is not None:
         lines.append(
-            f"Training held the base in {material.quantization}; the adapter is merged into the "
-            "full-precision base. The figures below were measured on the quantised base."
+            f"Training saw another base (fingerprint {material.other_base}) than the one that this "
+            f"was merged into (fingerprint {material.fingerprint}); it was forced."
         )
+    if material.quantized:
+        lines.append(_forms(material))
     return "\n".join(lines)
+
+
+def _forms(material: Material) -> str:
+    """What training held the base in, and what the figures were measured with."""
+    text = (
+        f"Training held the base in {' and '.join(material.forms)}; what it learned is merged into "
+        "the full-precision base."
+    )
+    summary = (material.run and material.run.summary) or {}
+    if material.other_base is None and (measured_on := summary.get("measured_on")):
+        text += f" The figures below were measured with {measured_on}."
+    return text
 
 
 def _figures(material: Material) -> str:
@@ -95,6 +110,11 @@ def _figures(material: Material) -> str:
         "training on conversations"
     )  # fmt: skip
     lines = ["## Training", "", f"{kind.capitalize()}; data: {_data(run.config)}.", ""]
+    did = f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {_where(material, summary)}."
+    if material.other_base is not None:
+        return "\n".join(
+            [*lines, f"{did} Its figures were measured on another base, so they are left out."]
+        )
     lines += ["| | before | after |", "|---|---|---|"]
     for key, what in _FIGURES.items():
         before, after = summary.get(f"{key}_before"), summary.get(key)
@@ -102,11 +122,23 @@ def _figures(material: Material) -> str:
             lines.append(f"| {what} | {before:,.3f} | {after:,.3f} |")
     lines += [
         "",
-        f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, backend {summary['backend']} "
-        f"on {summary['device']}, {summary['precision']}. Bits per byte can be compared between "
-        "models with different tokenizers; loss per token cannot.",
+        f"{did} Bits per byte can be compared between models with different tokenizers; loss per "
+        "token cannot.",
     ]
     return "\n".join(lines)
+
+
+def _where(material: Material, summary: dict[str, Any]) -> str:
+    """The backend and device of a run; with the steps of each where there were several."""
+    parts = material.parts
+    if len(parts) < 2:
+        return f"backend {summary['backend']} on {summary['device']}, {summary['precision']}"
+    return "; ".join(
+        f"steps {part['first_step']:,} to {part['last_step']:,} by backend {part['backend']} on "
+        f"{part['device']}, {part['precision']}, "
+        f"base in {part['quantization'] or part['precision']}"
+        for part in parts
+    )
 
 
 def _data(config: TrainConfig | PretrainConfig) -> str:

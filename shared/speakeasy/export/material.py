@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speakeasy.config import PretrainConfig
-from speakeasy.errors import AdapterError, RunError, UsageError
+from speakeasy.errors import AdapterError, ModelError, RunError, UsageError
 from speakeasy.training.run import Run
 from speakeasy.weights.adapters import Adapter, read_adapter_and_rows
 from speakeasy.weights.adapters import base_name as adapter_base
@@ -34,8 +34,8 @@ class Material:
         run: the finished run that the adapter or the model comes from; None where unknown.
         base: the base as its maker calls it, such as ``meta-llama/Llama-3.2-1B``; a directory's
             name where no more is known.
-        quantization: what the base was held in while the adapter was trained; None for full
-            precision.
+        quantization: what the base was held in when training ended; None for full precision.
+        other_base: fingerprint of the base that training saw, where ``force`` took another one.
     """
 
     model: ModelDirectory
@@ -45,6 +45,23 @@ class Material:
     run: Run | None
     base: str
     quantization: str | None
+    other_base: str | None = None
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Which steps of the run ran where, as its ``summary.json`` has it; empty without a run."""
+        return list(((self.run and self.run.summary) or {}).get("parts", []))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether training held the base quantised for some of its steps at least."""
+        return any(part["quantization"] for part in self.parts) or self.quantization is not None
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """What training held the base in, each form once, in the order of its first step."""
+        held = [part["quantization"] or part["precision"] for part in self.parts]
+        return tuple(dict.fromkeys(held)) or (self.quantization or "full precision",)
 
 
 def gather(
@@ -85,14 +102,13 @@ def gather(
     if directory is None:
         assert model is not None
         whole = _resolve(model, say)
-        own = Run(whole.path) if (whole.path / "summary.json").is_file() else None
+        own = Run(whole.path) if (whole.path / "run.toml").is_file() else None
         return _whole(whole, own)
-    own_base = found.config.model if found else adapter_base(directory)
-    base = _resolve(model or own_base or "starter", say)
+    base = _resolve(model, say) if model else _base_of(directory, found, say)
     seen = fingerprint(base.path)
     merged, rows = read_adapter_and_rows(directory, base.path)
     quantization = merged.base_quantization
-    _check_base(merged, found, base, seen, force, say)
+    other = _check_base(merged, found, base, seen, force, say)
     if rows is None and (file := rows_beside(directory)) is not None:
         rows = load_rows(file)
     if rows is not None:
@@ -103,15 +119,46 @@ def gather(
                 "one of both"
             )
         say(f"rows: {len(rows.ids):,} trained with the adapter")
-    if quantization:
-        say(
-            f"note: trained on a base held in {quantization}; it is fused into the full-precision "
-            "base, so the run's figures, measured on the quantised one, are near the export's "
-            "and not its own"
-        )
     # What the adapter says of its base has been compared, or overruled.
     known = replace(merged, base_fingerprint=seen)
-    return Material(base, seen, known, rows, found, base_name(base), quantization)
+    material = Material(base, seen, known, rows, found, base_name(base), quantization, other)
+    if material.quantized:
+        say(_note_of_forms(material))
+    return material
+
+
+def _note_of_forms(material: Material) -> str:
+    """What training on a quantised base means for the export."""
+    note = (
+        f"note: trained on a base held in {' and '.join(material.forms)}; it is fused into the "
+        "full-precision base"
+    )
+    if material.run is not None and material.quantization is not None:
+        note += (
+            ", so the run's figures, measured on the quantised one, are near the export's and "
+            "not its own"
+        )
+    return note
+
+
+def _base_of(adapter: Path, run: Run | None, say: Say) -> ModelDirectory:
+    """The base that a run, or an adapter alone, names.
+
+    Raises:
+        AdapterError: the adapter names none.
+        ModelError: there is no such model, or no more.
+    """
+    name = run.config.model if run is not None else adapter_base(adapter)
+    if not name:
+        raise AdapterError(f"{adapter}: does not name its base, which is needed; give --model")
+    try:
+        return _resolve(name, say)
+    except ModelError as error:
+        reason = str(error).removeprefix(f"--model {name}: ")
+        raise ModelError(
+            f"{adapter if run is None else run.path}: its base {name} cannot be had ({reason}); "
+            "where it has moved, give its place as --model"
+        ) from error
 
 
 def _resolve(name: str, say: Say) -> ModelDirectory:
@@ -139,8 +186,10 @@ def _run(path: Path | None, *, asked_for: bool) -> Run | None:
 
 def _check_base(
     adapter: Adapter, run: Run | None, base: ModelDirectory, seen: str, force: bool, say: Say
-) -> None:
+) -> str | None:
     """Refuse another base than training saw; whether the shapes fit is for ``fuse`` to see.
+
+    Returns the fingerprint of the base that training saw, where another one was forced.
 
     A base that was stored quantised has another fingerprint than the full-precision model, so
     there the comparison can confirm and not refuse. One that the run alone held in 4 bits has its
@@ -152,16 +201,24 @@ def _check_base(
         expected = run.environment.get("base_fingerprint") or expected
         stored_quantised = stored_quantised and not run.config.use_4bit
     if expected is None or expected == seen:
-        return
+        return None
     if stored_quantised:
         say("note: the adapter's base was quantised, so only the shapes of this one were compared")
-    elif force:
+        return None
+    if force:
         say(f"note: {base.name} is not the base of training (fingerprint); taken with --force")
-    else:
-        raise AdapterError(
-            f"{base.name}: fingerprint {seen[:12]}, but the adapter was trained on a base with "
-            f"{expected[:12]}; give that one as --model, or overrule with --force"
-        )
+        return expected
+    raise AdapterError(
+        f"{base.name}: fingerprint {seen[:12]}, but the adapter was trained on a base with "
+        f"{expected[:12]}; give that one as --model, or overrule with --force"
+    )
+
+
+def model_name(model: ModelDirectory) -> str:
+    """A model's own name, without the place where it lies."""
+    if model.name == "starter":
+        return HUB_ID
+    return model.path.name if is_local(model.name) else model.name
 
 
 def base_name(model: ModelDirectory) -> str:
@@ -235,13 +292,13 @@ def _license(path: Path) -> str | None:
         origin = base.get("origin") if isinstance(base, dict) else None
         if isinstance(origin, dict) and isinstance(origin.get("license"), str):
             return origin["license"].lower()
-    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import metadata_load
 
     for name in ("README-base.md", "README.md"):
         if (path / name).is_file():
             try:
-                said = ModelCard((path / name).read_text(encoding="utf-8")).data.get("license")
-            except ValueError:  # a README whose metadata are broken says nothing
+                said = (metadata_load(path / name) or {}).get("license")
+            except Exception:  # a README whose metadata are broken, as YAML too, says nothing
                 continue
             if isinstance(said, str):
                 return said.lower()

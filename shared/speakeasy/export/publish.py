@@ -17,12 +17,13 @@ def check_repository(repository: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
+    wrong = f"--push-to-hub {repository}: not a Hub name; expected OWNER/NAME"
+    if "/" not in repository:
+        raise UsageError(wrong)
     try:
         validate_repo_id(repository)
     except HFValidationError:
-        raise UsageError(
-            f"--push-to-hub {repository}: not a Hub name; expected OWNER/NAME"
-        ) from None
+        raise UsageError(wrong) from None
     if get_token() is None:
         raise UsageError(
             f"--push-to-hub {repository}: no token; run hf auth login, or set HF_TOKEN"

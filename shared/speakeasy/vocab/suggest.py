@@ -34,7 +34,7 @@ from speakeasy.vocab.material import Part
 from speakeasy.vocab.mining import Tally
 from speakeasy.vocab.words import core
 
-DEFAULT_ENTRIES = 300
+DEFAULT_ENTRIES = 100
 CURVE = (24, 100, 300, 1000, 2000, 4000)
 """Numbers of entries at which the curve on held-out text is given."""
 SMOOTHING = 1e-6
