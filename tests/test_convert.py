@@ -427,7 +427,8 @@ def test_another_base_is_an_error_that_force_overrules(
     done = convert(tmp_path / "peft", tmp_path / "mlx", "mlx", base=base.model, force=True)
     assert "is not the base" in done.notes[0]
     # The record of what it was trained on stays.
-    assert read_adapter(tmp_path / "mlx").base_fingerprint == "f" * 64
+    kept = read_adapter(tmp_path / "mlx")
+    assert (kept.base_fingerprint, kept.base) == ("f" * 64, adapter.base)
     wide = tiny_llama(tmp_path / "wide", vocab_size=9, hidden=64, layers=LAYERS)
     other = ModelDirectory(wide, "wide", "for tests")
     with pytest.raises(AdapterError, match="the adapter's is"):
@@ -441,6 +442,18 @@ def test_a_quantised_base_is_said(tmp_path: Path, bases: dict[bool, Base]) -> No
     done = convert(tmp_path / "peft", tmp_path / "mlx", "mlx", base=base.model)
     assert "nf4" in done.notes[0]
     assert read_adapter(tmp_path / "mlx").base_quantization == "nf4"
+    assert "nf4" in convert(tmp_path / "peft", tmp_path / "again", "peft").notes[-1]  # without it
+
+
+def test_the_base_is_named_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, bases: dict[bool, Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = bases[True]
+    write_peft(random_adapter(base.matrices, ["model.layers.0.mlp.up_proj"]), tmp_path / "peft")
+    monkeypatch.chdir(base.path.parent)
+    near = ModelDirectory(Path(base.path.name), base.path.name, "for tests")
+    convert(tmp_path / "peft", tmp_path / "mlx", "mlx", base=near)
+    assert read_adapter(tmp_path / "mlx").base == str(base.path)
 
 
 def test_the_base_is_needed_where_the_result_depends_on_it(

@@ -35,7 +35,7 @@ RSYNC = """#!/bin/sh
 set -e
 shift; delete=; [ "$1" != --delete ] || { delete=1; shift; }
 for target; do :; done
-mkdir -p "$target"
+[ -d "$target" ] || mkdir "$target"
 while [ $# -gt 1 ]; do
     case "$1" in
         */) [ -z "$delete" ] || { rm -rf "$target"; mkdir "$target"; }; cp -a "$1." "$target" ;;
@@ -99,7 +99,7 @@ class Machines:
             )
             try:
                 if block.interrupted:
-                    press_ctrl_c(process, folder / "runs" / "lunch")
+                    press_ctrl_c(process, folder / "lunch")
                 printed = process.communicate(timeout=600)[0]
             finally:
                 if process.poll() is None:
@@ -162,7 +162,7 @@ def test_the_page_from_top_to_bottom(machines: Machines) -> None:
         if "import" in block.text:
             assert "speakeasy" not in block.text
         machines.run(block)
-    run = machines.folders["mac"] / "runs" / "lunch"
+    run = machines.folders["mac"] / "lunch"
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in metrics] == list(range(1, summary["steps"] + 1))

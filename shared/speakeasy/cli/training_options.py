@@ -131,7 +131,7 @@ def job_options(function: F) -> F:
             names(
                 "--learning-rate",
                 type=float,
-                help="Peak of the schedule.  [default: 0.001; with --train full: 0.0001]",
+                help="Peak of the schedule.  [default: 0.001; pretrain --train full: 0.0001]",
             ),
             names(
                 "--rows-rate",
@@ -201,8 +201,9 @@ def run_options(function: F) -> F:
                 "--resume",
                 is_flag=True,
                 help="Go on with the run in --output-dir. No other option is needed; --backend, "
-                "--precision and --use-4bit may change, and --model and the data's options say "
-                "where the same files lie on another machine.",
+                "--precision, --use-4bit, --gradient-checkpointing, --save-every and --report-to "
+                "may change, and --model and the data's options say where the same files lie on "
+                "another machine.",
             ),
             click.option(
                 "--dry-run", is_flag=True, help="Everything up to the first step; begins no run."

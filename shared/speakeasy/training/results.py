@@ -32,7 +32,7 @@ _KEEP = "free some space, then --resume finishes the run"
 
 def finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record:
     """Write the best weights, then summary.json, which says that the run has finished."""
-    where = write(session, run, fit.best().trainables)
+    where = write(session, run, fit.best().trainables, fit.progress.best_step)
     progress = fit.progress
     evaluations = {record["step"]: record for record in run.evaluations()}
     before, after = evaluations[0], evaluations[progress.best_step]
@@ -101,12 +101,18 @@ def _parts(run: Run, steps: int) -> list[Record]:
     ]
 
 
-def write(session: Session, run: Run, tensors: Tensors) -> Path:
-    """Write what was trained where the run keeps it; returns that place."""
+def write(session: Session, run: Run, tensors: Tensors, step: int) -> Path:
+    """Write what was trained, as it was after ``step``, where the run keeps it; returns the place.
+
+    An adapter belongs to the base as it was held. Of a run in which that changed, the last form in
+    4 bits up to the step is recorded, whatever came after it.
+    """
     if isinstance(session.config, PretrainConfig):
         with disk_errors(str(run.path), _KEEP):
             _write_model(session, run, tensors)
         return run.path
+    forms = [p["quantization"] for p in run.parts if p["first_step"] <= max(step, 1)]
+    quantization = next((form for form in reversed(forms) if form), None)
     if session.rows is not None:
         with disk_errors(str(run.rows), _KEEP), write_file(run.rows) as file:
             trained_rows.save(session.rows.replaced(tensors), file)
@@ -115,7 +121,7 @@ def write(session: Session, run: Run, tensors: Tensors) -> Path:
         disk_errors(str(run.adapter), _KEEP),
         new_directory(run.adapter, replace=True) as directory,
     ):
-        _write_adapter(session, matrices, directory)
+        _write_adapter(session, _adapter(session, matrices, quantization), directory)
     return run.adapter
 
 
@@ -123,7 +129,7 @@ def _without_rows(tensors: Tensors) -> dict[str, np.ndarray]:
     return {name: tensors[name] for name in tensors if not name.endswith(SUFFIX)}
 
 
-def _adapter(session: Session, matrices: Tensors) -> Adapter:
+def _adapter(session: Session, matrices: Tensors, quantization: str | None) -> Adapter:
     lora = session.config.lora
     return Adapter(
         tensors=matrices,
@@ -134,13 +140,13 @@ def _adapter(session: Session, matrices: Tensors) -> Adapter:
         targets=target_names(linear_layers(session.model.path), session.layers),
         base=session.config.model,
         base_fingerprint=session.base,
-        base_quantization=session.quantization,
+        base_quantization=quantization,
     )
 
 
-def _write_adapter(session: Session, matrices: Tensors, directory: Path) -> None:
+def _write_adapter(session: Session, adapter: Adapter, directory: Path) -> None:
     """Write the adapter in the backend's own format, and read it back to be sure."""
-    adapter = _adapter(session, matrices)
+    matrices = adapter.tensors
     if session.selection.name == "mlx":
         write_mlx(adapter, directory, session.shape.layers)
     else:
@@ -170,7 +176,7 @@ def _merge(
     session: Session, source: Path, directory: Path, tensors: Mapping[str, Any], rows: TrainedRows
 ) -> None:
     matrices = _without_rows(tensors)
-    adapter = _adapter(session, matrices) if matrices else None
+    adapter = _adapter(session, matrices, session.quantization) if matrices else None
     fuse(source, directory, adapter=adapter, rows=rows.tables())
 
 

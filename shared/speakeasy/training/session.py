@@ -224,7 +224,7 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
         except DivergedError as error:
             if not fit.progress.best_step:
                 raise
-            where = results.write(session, run, fit.best().trainables)
+            where = results.write(session, run, fit.best().trainables, fit.progress.best_step)
             raise DivergedError(
                 f"{error}; the best weights so far, of step {fit.progress.best_step}, are in "
                 f"{where}"

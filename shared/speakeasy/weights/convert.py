@@ -22,7 +22,7 @@ from speakeasy.weights.adapters import (
     write_peft,
 )
 from speakeasy.weights.checkpoint import ModelShape, fingerprint, model_shape, weight_matrices
-from speakeasy.weights.hub import ModelDirectory
+from speakeasy.weights.hub import ModelDirectory, is_local
 from speakeasy.weights.lora import Lora
 from speakeasy.weights.refusals import refusal
 from speakeasy.weights.tied import split_head
@@ -101,10 +101,18 @@ def convert(
     shape = model_shape(base.path) if base else None
     notes = [f"it is in the format of {to} already: written anew"] if origin == to else []
     if base and shape:
-        notes += _check_base(adapter, base, shape, force)
-        adapter = replace(adapter, base=base.name)
+        other = _check_base(adapter, base, force)
+        if other:
+            notes.append(other)
+        else:
+            adapter = replace(adapter, base=_name_of(base))
         if rows is not None:
             rows.check_fits(shape, rows_file or source)
+    if adapter.base_quantization and not (shape and shape.quantization):
+        notes.append(
+            f"it was trained on a base held in {adapter.base_quantization}, and belongs to these "
+            "weights: measure it again where it is used"
+        )
     if adapter.dora and origin != to:
         _refuse_quantized(adapter, shape, source)
     with (
@@ -123,10 +131,8 @@ def convert(
     return Conversion(origin, adapter, written, rows, difference, tuple(notes))
 
 
-def _check_base(
-    adapter: Adapter, base: ModelDirectory, shape: ModelShape, force: bool
-) -> list[str]:
-    """Lines about what does not agree with the base and is accepted.
+def _check_base(adapter: Adapter, base: ModelDirectory, force: bool) -> str | None:
+    """Refuse a base that the adapter does not fit; a line where another one is accepted.
 
     A head of its own counts as there where the base is tied: PEFT can adapt it apart.
     """
@@ -134,18 +140,18 @@ def _check_base(
     matrices.setdefault(HEAD, matrices[EMBEDDING])
     known, found = adapter.base_fingerprint, fingerprint(base.path)
     check_fits(adapter, matrices, None if force else found)
-    notes = []
-    if known is not None and known != found:
-        notes.append(
-            f"{base.name} is not the base that the adapter was trained on (fingerprint "
-            f"{found[:12]}, not {known[:12]}): converted all the same, as --force says"
-        )
-    if adapter.base_quantization and not shape.quantization:
-        notes.append(
-            f"it was trained on a base held in {adapter.base_quantization}, and belongs to these "
-            "weights: measure it again where it is used"
-        )
-    return notes
+    if known is None or known == found:
+        return None
+    return (
+        f"{base.name} is not the base that the adapter was trained on (fingerprint {found[:12]}, "
+        f"not {known[:12]}): converted all the same, as --force says"
+    )
+
+
+def _name_of(base: ModelDirectory) -> str:
+    """What the base is called where the adapter is read: a place does not depend on where that
+    is."""
+    return str(base.path.absolute()) if is_local(base.name) else base.name
 
 
 def _refuse_quantized(adapter: Adapter, shape: ModelShape | None, source: Path) -> None:
