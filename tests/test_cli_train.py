@@ -197,11 +197,26 @@ def test_resume_wants_the_same_plan_and_data(unfinished: Path, files: tuple[Path
     original = files[0].read_bytes()
     files[0].write_bytes(original + original.splitlines(keepends=True)[0])
     try:
-        changed = speakeasy(*resume, check=False)
+        refusals = [speakeasy(*resume, *more, check=False) for more in ([], ["--dry-run"])]
     finally:
         files[0].write_bytes(original)
-    assert changed.returncode == 1
-    assert "the data is not what the run was started with" in changed.stderr
+    for changed in refusals:
+        assert changed.returncode == 1
+        assert "the data is not what the run was started with" in changed.stderr
+
+
+def test_a_run_that_lost_its_states_says_that_it_begins_again(
+    unbroken: dict, tmp_path: Path
+) -> None:
+    finished, summary = unbroken["torch"]
+    lost = tmp_path / "lost"
+    shutil.copytree(finished, lost)
+    (lost / "summary.json").unlink()
+    shutil.rmtree(lost / "state")
+    again = speakeasy("train", "--resume", "--output-dir", lost, "--json")
+    steps = summary["steps"]
+    assert f"no state of the {steps} logged steps is left" in again.stderr
+    assert (again.result["steps"], len(Run.open(lost).steps())) == (steps, steps)
 
 
 def test_resume_compares_the_data_even_before_the_first_state(

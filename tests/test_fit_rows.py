@@ -390,7 +390,10 @@ def test_rescored_rows_are_the_fitted_ones(
     """A run that goes on in another precision scores what it began with again: rows and all."""
     out, _ = runs["torch"]
     cut = killed_after(out, 2, tmp_path / "cut")
+    shutil.copy(out / "rows-fitted.json", cut)
     speakeasy("pretrain", "--resume", "--output-dir", cut, "--precision", "bfloat16")
+    begun = (out / "rows-fitted.json").read_bytes()
+    assert (cut / "rows-fitted.json").read_bytes() == begun  # what training began from
     first, *_, rescored = [e for e in Run(cut).evaluations() if e["step"] == 0]
     assert (first["base"], rescored["base"]) == ("float32", "bfloat16")
     assert rescored["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-3)

@@ -37,6 +37,7 @@ def carry_out(
     """
     from speakeasy.training import session as sessions
     from speakeasy.training.planning import plan
+    from speakeasy.training.resume import check_same
     from speakeasy.training.run import Run
 
     if output_dir is None and (resume or not dry_run):
@@ -60,6 +61,8 @@ def carry_out(
     session = plan(config, selection=selection, force=force, say=say, bar=progress)
     show_preflight(session)
     if dry_run:
+        if run is not None:
+            check_same(run, sessions.environment(session))
         if as_json:
             emit(_dry_run_record(session))
         return

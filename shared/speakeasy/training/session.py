@@ -132,6 +132,11 @@ def open_engine(
         resume.check_same(run, now)
         state = states.latest(run.states)
         step = state.progress.step if state else 0
+        if state is None and (logged := len(run.steps())):
+            say(
+                f"warning: {run.states}: no state of the {logged} logged steps is left; training "
+                "begins again before step 1"
+            )
         for line in resume.changes(run, now, session.device, step):
             say(line)
     config = session.config
@@ -162,7 +167,8 @@ def open_engine(
     }
     if state is not None:
         engine.restore(state.trainables, state.first, state.second, progress.step)
-    return Opened(engine, progress, to_rescore, fitted)
+    # With a state, rows were fitted for the sake of scoring: what training began from is on record.
+    return Opened(engine, progress, to_rescore, fitted if state is None else None)
 
 
 def _fit_rows(
