@@ -14,12 +14,11 @@ from peft import get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from speakeasy.errors import BackendError, ModelError
+from speakeasy.errors import BackendError, ModelError, first_line
 from speakeasy.training.backend import EngineOptions
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
 from speakeasy.weights.lora import MAGNITUDE_SUFFIX
-from speakeasy.weights.starter import first_line
 from speakeasy_torch.attention import NAME as ATTENTION
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speakeasy.batches.pack import build_batch
+from speakeasy.batches.pack import build_batch, pack
 from speakeasy.batches.types import PackedBatch, Rendered
 from speakeasy.config import LoraConfig, OptimizerConfig
-from speakeasy.training.backend import Engine, EngineOptions, Tensors, open_backend
+from speakeasy.training.backend import REGISTRY, Engine, EngineOptions, Tensors, open_backend
 from speakeasy.weights.adapters import draw_lora, select_layers
 from speakeasy.weights.checkpoint import linear_layers
 
 LORA = LoraConfig(r=4, alpha=8.0)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+ROW = 64
 
 
 def adapter_tensors(model: Path, lora: LoraConfig = LORA, seed: int = 0) -> dict[str, np.ndarray]:
@@ -73,6 +74,55 @@ def slope_along_gradient(
         engine.set_trainables(move(weights, steps) if move else moved)
         losses.append(float(engine.token_losses(batch).astype(np.float64).sum()) * scale)
     return norm**2, (losses[0] - losses[1]) / (2 * step)
+
+
+def packed(items: list[Rendered], rows: int = 10_000) -> PackedBatch:
+    """The first rows of packed items."""
+    chosen = pack([len(item.tokens_T) for item in items], ROW, seed=0)[:rows]
+    return build_batch(items, chosen, ROW)
+
+
+def gradient_step(engine: Engine, batches: list[PackedBatch]) -> tuple[dict, float]:
+    """Trainables after one step over ``batches``, and the gradient norm."""
+    total = sum(batch.target_count for batch in batches)
+    for batch in batches:
+        engine.accumulate(batch, 1 / total)
+    norm = engine.apply(1e-2)
+    return engine.trainables(), norm
+
+
+def course(
+    engine: Engine, batches: Sequence[PackedBatch], rate: float = 3e-3, first: int = 0
+) -> list[float]:
+    """The mean loss of each batch, with a step after each; dropout is seeded from ``first`` on."""
+    losses = []
+    for number, batch in enumerate(batches, first):
+        engine.seed_step(number)
+        scale = 1 / batch.target_count
+        losses.append(float(engine.accumulate(batch, scale)) * scale)
+        engine.apply(rate)
+    return losses
+
+
+def courses_on_each(start: Callable[[str], Engine]) -> tuple[dict[str, list[float]], dict]:
+    """Twenty steps on every backend: its losses, and its engine afterwards."""
+    batches = [packed(random_items(8, seed=seed), rows=2) for seed in range(20)]
+    engines = {name: start(name) for name in REGISTRY}
+    return {name: course(engine, batches) for name, engine in engines.items()}, engines
+
+
+def whole_and_resumed(start: Callable[[], Engine]) -> tuple[Engine, Engine]:
+    """An engine after four steps, and one that took over another's state after two of them.
+
+    Their losses are compared here, bit for bit; what is left in them is for the test.
+    """
+    batches = [packed(random_items(6, seed=seed), rows=2) for seed in range(4)]
+    whole, half, resumed = start(), start(), start()
+    losses = course(whole, batches, 1e-2)
+    course(half, batches[:2], 1e-2)
+    resumed.restore(half.trainables(), *half.moments(), step=2)
+    assert course(resumed, batches[2:], 1e-2, first=2) == losses[2:]
+    return whole, resumed
 
 
 def random_items(count: int, seed: int = 0, vocabulary: int = 480) -> list[Rendered]:

@@ -94,19 +94,23 @@ def test_the_output_is_a_model(
     assert not (out / "model").exists()
 
 
-def test_train_goes_on_from_it_and_scores_the_same(
-    backend_name: str, expanded: Path, tmp_path: Path
-) -> None:
-    """What was written is what was trained: the next run's first score is this one's last."""
-    first = speakeasy(
-        *words(backend_name, expanded, tmp_path / "one", "rows+lora"), "--json"
-    ).result
+def one_after_the_other(backend: str, model: Path, place: Path, **more: Any) -> tuple[dict, dict]:
+    """The summaries of a run and of one on the model that it wrote, which begins where it ended."""
+    first = speakeasy(*words(backend, model, place / "one", "rows+lora", **more), "--json").result
     again = speakeasy(
-        *words(backend_name, tmp_path / "one", tmp_path / "two", "rows", max_steps=1), "--json"
+        *words(backend, place / "one", place / "two", "rows", max_steps=1), "--json"
     ).result
     assert again["eval_bits_per_byte_before"] == pytest.approx(
         first["eval_bits_per_byte"], rel=1e-5
     )
+    return first, again
+
+
+def test_train_goes_on_from_it_and_scores_the_same(
+    backend_name: str, expanded: Path, tmp_path: Path
+) -> None:
+    """What was written is what was trained: the next run's first score is this one's last."""
+    first, again = one_after_the_other(backend_name, expanded, tmp_path)
     assert again["neutral_bits_per_byte_before"] == pytest.approx(
         first["neutral_bits_per_byte"], rel=1e-5
     )
@@ -127,15 +131,7 @@ def test_train_goes_on_from_it_and_scores_the_same(
 
 def test_dora_is_merged_too(backend_name: str, expanded: Path, tmp_path: Path) -> None:
     """The model that is written scores what the rows and the adapter scored."""
-    first = speakeasy(
-        *words(backend_name, expanded, tmp_path / "one", "rows+lora", dora=None), "--json"
-    ).result
-    again = speakeasy(
-        *words(backend_name, tmp_path / "one", tmp_path / "two", "rows", max_steps=1), "--json"
-    ).result
-    assert again["eval_bits_per_byte_before"] == pytest.approx(
-        first["eval_bits_per_byte"], rel=1e-5
-    )
+    one_after_the_other(backend_name, expanded, tmp_path, dora=None)
 
 
 def test_both_backends_take_the_same_course(expanded: Path, tmp_path: Path) -> None:

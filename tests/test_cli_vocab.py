@@ -130,7 +130,7 @@ def test_suggest_shows_tables(model: Path) -> None:
     for text in (
         "taking the conversations and texts",
         f"the first of {DEFAULT_ENTRIES} forms",
-        "... and 270 more",
+        f"... and {DEFAULT_ENTRIES - 30} more",
         "saved on text held out",
         "answers",
         "2,000",

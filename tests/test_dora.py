@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from engines import (
     adapter_tensors,
+    courses_on_each,
+    gradient_step,
     open_engine,
+    packed,
     random_items,
     slope_along_gradient,
+    whole_and_resumed,
 )
 from libraries import LOADERS
 from safetensors.numpy import load_file, save_file
-from test_engine_contract import gradient_step, packed
 from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
 
 from speakeasy.config import LoraConfig, OptimizerConfig
-from speakeasy.training.backend import REGISTRY, Engine
+from speakeasy.training.backend import Engine
 from speakeasy.weights.adapters import Adapter, draw_lora, read_adapter, write_mlx, write_peft
 from speakeasy.weights.checkpoint import linear_layers
 from speakeasy.weights.directory import tensor_index
@@ -140,40 +143,16 @@ def test_gradient_agrees_with_finite_differences(backend_name: str, model: Path)
 def test_restored_engine_goes_on_bit_for_bit(
     backend_name: str, model: Path, checkpointing: bool
 ) -> None:
-    batches = [packed(random_items(6, seed=seed), rows=2) for seed in range(4)]
-
-    def steps(engine: Engine, numbers: range) -> list[float]:
-        losses = []
-        for number in numbers:
-            losses.append(float(engine.accumulate(batches[number], 1 / 100)))
-            engine.apply(1e-2)
-        return losses
-
     how = {"gradient_checkpointing": checkpointing}
-    whole = start(backend_name, model, **how)
-    losses = steps(whole, range(4))
-    half = start(backend_name, model, **how)
-    steps(half, range(2))
-    resumed = start(backend_name, model, **how)
-    resumed.restore(half.trainables(), *half.moments(), step=2)
-    assert steps(resumed, range(2, 4)) == losses[2:]
+    whole, resumed = whole_and_resumed(lambda: start(backend_name, model, **how))
     for name, tensor in whole.trainables().items():
         np.testing.assert_array_equal(resumed.trainables()[name], tensor)
     assert set(whole.moments()[0]) == set(whole.trainables())
 
 
 def test_both_backends_take_the_same_course(model: Path) -> None:
-    batches = [packed(random_items(8, seed=seed), rows=2) for seed in range(20)]
-    courses: dict[str, list[float]] = {}
-    ends = {}
-    for name in REGISTRY:
-        engine = start(name, model)
-        courses[name] = []
-        for batch in batches:
-            scale = 1 / batch.target_count
-            courses[name].append(float(engine.accumulate(batch, scale)) * scale)
-            engine.apply(3e-3)
-        ends[name] = engine.trainables()
+    courses, engines = courses_on_each(lambda name: start(name, model))
+    ends = {name: engine.trainables() for name, engine in engines.items()}
     np.testing.assert_allclose(courses["mlx"], courses["torch"], rtol=1e-3)
     moved = [name for name in ends["mlx"] if name.endswith(MAGNITUDE_SUFFIX)]
     for name in moved:

@@ -10,41 +10,28 @@ from engines import (
     LORA,
     OPTIMIZER,
     adapter_tensors,
+    courses_on_each,
+    gradient_step,
     one_row_each,
     open_engine,
+    packed,
     random_items,
     reference_losses,
     slope_along_gradient,
+    whole_and_resumed,
 )
 from tiny import VOCABULARY
 from tiny_model import tiny_llama
 
-from speakeasy.batches.pack import build_batch, pack
-from speakeasy.batches.types import IGNORED, PackedBatch
+from speakeasy.batches.types import IGNORED
 from speakeasy.config import LoraConfig, OptimizerConfig
 from speakeasy.errors import BackendError
 from speakeasy.training.backend import REGISTRY, Engine
-
-ROW = 64
 
 
 @pytest.fixture
 def engine(backend_name: str, tiny_directory: Path) -> Engine:
     return open_engine(backend_name, tiny_directory)
-
-
-def packed(items: list, rows: int = 10_000) -> PackedBatch:
-    chosen = pack([len(item.tokens_T) for item in items], ROW, seed=0)[:rows]
-    return build_batch(items, chosen, ROW)
-
-
-def gradient_step(engine: Engine, batches: list[PackedBatch]) -> tuple[dict, float]:
-    """Trainables after one step over ``batches``, and the gradient norm."""
-    total = sum(batch.target_count for batch in batches)
-    for batch in batches:
-        engine.accumulate(batch, 1 / total)
-    norm = engine.apply(1e-2)
-    return engine.trainables(), norm
 
 
 def test_every_registered_backend_is_collected(request: pytest.FixtureRequest) -> None:
@@ -174,24 +161,9 @@ def test_restored_engine_goes_on_bit_for_bit(
     backend_name: str, tiny_directory: Path, dropout: float
 ) -> None:
     lora = LoraConfig(r=4, alpha=8.0, dropout=dropout)
-    batches = [packed(random_items(6, seed=seed), rows=2) for seed in range(4)]
-
-    def steps(engine: Engine, numbers: range) -> list[float]:
-        losses = []
-        for number in numbers:
-            engine.seed_step(number)
-            batch = batches[number]
-            losses.append(float(engine.accumulate(batch, 1 / batch.target_count)))
-            engine.apply(1e-2)
-        return losses
-
-    whole = open_engine(backend_name, tiny_directory, lora=lora, seed=5)
-    losses = steps(whole, range(4))
-    half = open_engine(backend_name, tiny_directory, lora=lora, seed=5)
-    steps(half, range(2))
-    resumed = open_engine(backend_name, tiny_directory, lora=lora, seed=5)
-    resumed.restore(half.trainables(), *half.moments(), step=2)
-    assert steps(resumed, range(2, 4)) == losses[2:]
+    whole, resumed = whole_and_resumed(
+        lambda: open_engine(backend_name, tiny_directory, lora=lora, seed=5)
+    )
     for found, expected in zip(
         (resumed.trainables(), *resumed.moments()),
         (whole.trainables(), *whole.moments()),
@@ -297,14 +269,6 @@ def test_four_bits_train(backend_name: str, tmp_path: Path) -> None:
 
 def test_both_backends_take_the_same_course(tiny_directory: Path) -> None:
     """Twenty float32 steps: losses within 1e-3 relative, as issue 2 asks; here far closer."""
-    batches = [packed(random_items(8, seed=seed), rows=2) for seed in range(20)]
-    courses = {}
-    for name in REGISTRY:
-        engine = open_engine(name, tiny_directory)
-        courses[name] = []
-        for batch in batches:
-            scale = 1 / batch.target_count
-            courses[name].append(float(engine.accumulate(batch, scale)) * scale)
-            engine.apply(3e-3)
+    courses, _ = courses_on_each(lambda name: open_engine(name, tiny_directory))
     np.testing.assert_allclose(courses["mlx"], courses["torch"], rtol=1e-3)
     assert LORA.scale == 2.0

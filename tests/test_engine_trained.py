@@ -10,18 +10,21 @@ import pytest
 from engines import (
     LORA,
     adapter_tensors,
+    courses_on_each,
+    gradient_step,
     open_engine,
+    packed,
     random_items,
     reference_losses,
     slope_along_gradient,
+    whole_and_resumed,
 )
-from test_engine_contract import gradient_step, packed
 from tiny import VOCABULARY
 from tiny_model import tiny_llama
 
 from speakeasy.batches.types import IGNORED
 from speakeasy.config import OptimizerConfig
-from speakeasy.training.backend import REGISTRY, Engine
+from speakeasy.training.backend import Engine
 from speakeasy.weights.trained_rows import EMBEDDING, HEAD, SUFFIX, read_from_model
 
 ROWS = (3, 7, 100, 101, 479)
@@ -129,22 +132,7 @@ def test_rows_have_a_rate_of_their_own(backend_name: str, models: dict[bool, Pat
 def test_restored_engine_goes_on_bit_for_bit(
     backend_name: str, kind: str, models: dict[bool, Path]
 ) -> None:
-    batches = [packed(random_items(6, seed=seed), rows=2) for seed in range(4)]
-
-    def steps(engine: Engine, numbers: range) -> list[float]:
-        losses = []
-        for number in numbers:
-            losses.append(float(engine.accumulate(batches[number], 1 / 100)))
-            engine.apply(1e-2)
-        return losses
-
-    whole = start(backend_name, kind, models[False])
-    losses = steps(whole, range(4))
-    half = start(backend_name, kind, models[False])
-    steps(half, range(2))
-    resumed = start(backend_name, kind, models[False])
-    resumed.restore(half.trainables(), *half.moments(), step=2)
-    assert steps(resumed, range(2, 4)) == losses[2:]
+    whole, resumed = whole_and_resumed(lambda: start(backend_name, kind, models[False]))
     for name, tensor in whole.trainables().items():
         np.testing.assert_array_equal(resumed.trainables()[name], tensor)
 
@@ -154,15 +142,7 @@ def test_restored_engine_goes_on_bit_for_bit(
 def test_both_backends_take_the_same_course(
     kind: str, tied: bool, models: dict[bool, Path]
 ) -> None:
-    batches = [packed(random_items(8, seed=seed), rows=2) for seed in range(20)]
-    courses: dict[str, list[float]] = {}
-    for name in REGISTRY:
-        engine = start(name, kind, models[tied])
-        courses[name] = []
-        for batch in batches:
-            scale = 1 / batch.target_count
-            courses[name].append(float(engine.accumulate(batch, scale)) * scale)
-            engine.apply(3e-3)
+    courses, _ = courses_on_each(lambda name: start(name, kind, models[tied]))
     np.testing.assert_allclose(courses["mlx"], courses["torch"], rtol=1e-3)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cli import speakeasy
-from engines import LORA, open_engine, random_items
+from engines import LORA, open_engine, packed, random_items
 from model_files import EMBEDDING, HEAD, store, tensors_of
 from one_thread import one_thread  # noqa: F401
 from safetensors.numpy import load_file
-from test_engine_contract import packed
 from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
 from training_runs import killed_after

@@ -22,6 +22,11 @@ from __future__ import annotations
 _HALF = 1_000
 
 
+def first_line(error: BaseException) -> str:
+    """An exception as one line: the first of its message, or else its type's name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class SpeakeasyError(Exception):
     """Root of all errors that are meant for the user; ``exit_status`` is the command's.
 

@@ -23,14 +23,13 @@ from speakeasy.export.papers import write_papers
 from speakeasy.export.reference import reference_logits
 from speakeasy.files import disk_errors, new_directory, occupied, write_json, write_text
 from speakeasy.training.inference import stop_tokens
-from speakeasy.vocab.progress import Bar, no_bar
+from speakeasy.vocab.progress import MEGABYTE, Bar, in_megabytes, no_bar
 from speakeasy.weights.checkpoint import model_shape, tensor_index
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.fuse import Dtype, fuse
 from speakeasy.weights.hub import load_tokenizer
 
 RECORD = "export.json"
-_MEGABYTE = 1_000_000
 _NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
@@ -167,7 +166,7 @@ def require_room(
         raise RunError(f"{target}: already exists and is not empty; choose another directory")
     weights = sum(info.size for info in tensor_index(source).values())
     per_weight = _WIDTHS[dtype] + _GGUF_BYTES.get(gguf or "", 0.0) + (0.6 if mlx else 0.0)
-    needed = int(weights * per_weight) + 50 * _MEGABYTE  # tokenizer, card, an output matrix's head
+    needed = int(weights * per_weight) + 50 * MEGABYTE  # tokenizer, card, an output matrix's head
     parent = next(path for path in target.absolute().parents if path.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -184,21 +183,14 @@ def _fuse(material: Material, folder: Path, dtype: Dtype | None, bar: Bar) -> tu
         info.nbytes if width is None else info.size * width
         for info in tensor_index(source).values()
     )
-    with bar("writing the weights (MB)", total // _MEGABYTE) as advance:
-        behind = 0
-
-        def advance_bytes(count: int) -> None:
-            nonlocal behind
-            done, behind = divmod(behind + count, _MEGABYTE)
-            advance(done)
-
+    with in_megabytes(bar, "writing the weights", total) as advance:
         return fuse(
             source,
             folder,
             adapter=material.adapter,
             rows=material.rows.tables() if material.rows else None,
             dtype=dtype,
-            advance=advance_bytes,
+            advance=advance,
         )
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from speakeasy.errors import BackendError, ModelError
+from speakeasy.errors import ModelError
 from speakeasy.export.gate import Difference, difference, require_near
 from speakeasy.export.gguf_check import check_gguf
-from speakeasy.export.gguf_file import Plan, write_gguf
-from speakeasy.export.libraries import Question, asked, available, quantize_with_mlx
+from speakeasy.export.gguf_file import OF_DTYPE, GgufType, Plan, write_gguf
+from speakeasy.export.libraries import Question, asked, quantize_with_mlx, require_mlx_lm
 from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.checkpoint import linear_layers, model_shape
 from speakeasy.weights.fuse import Dtype
 
 MLX_DIRECTORY = "mlx-4bit"
 _GROUPS = (64, 32)
-_DTYPES: dict[str, Dtype] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_DTYPES: dict[GgufType, Dtype] = {kind: dtype for dtype, kind in OF_DTYPE.items()}
 
 
 def require_mlx(model: Path) -> int:
@@ -31,10 +31,7 @@ def require_mlx(model: Path) -> int:
         BackendError: mlx-lm is not installed.
         ModelError: a matrix is too narrow or of an odd width.
     """
-    if not available("mlx-lm"):
-        raise BackendError(
-            "--mlx-4bit: mlx-lm is not installed; install it with: pip install 'speakeasy-lm[mlx]'"
-        )
+    require_mlx_lm()
     widths = {columns for _, columns in linear_layers(model).values()}
     widths.add(model_shape(model).hidden_size)
     for size in _GROUPS:

@@ -22,6 +22,7 @@ from speakeasy.export.papers import template_text
 from speakeasy.vocab.progress import Bar, no_bar
 from speakeasy.weights.checkpoint import ModelShape, model_shape, normalized_rope
 from speakeasy.weights.directory import read_config, tensor_index
+from speakeasy.weights.fuse import Dtype
 from speakeasy.weights.gguf_llama import INSIDE_BLOCKS, OUTSIDE_BLOCKS
 from speakeasy.weights.safetensors_io import TensorInfo, read_tensor, row_blocks
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
-OF_DTYPE: dict[str, GgufType] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+OF_DTYPE: dict[Dtype, GgufType] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """The type that holds an export's weights as they are."""
 
 _MODEL_TYPES = ("llama", "mistral")

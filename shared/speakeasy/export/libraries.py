@@ -157,6 +157,14 @@ def available(library: str) -> bool:
     return importlib.util.find_spec(_PROGRAMS[library][0]) is not None
 
 
+def require_mlx_lm() -> None:
+    """Raise BackendError where mlx-lm is not installed."""
+    if not available("mlx-lm"):
+        raise BackendError(
+            "--mlx-4bit: mlx-lm is not installed; install it with: pip install 'speakeasy-lm[mlx]'"
+        )
+
+
 @contextmanager
 def asked(
     library: str, directory: Path, question: Question, *, gguf: str | None = None
@@ -237,10 +245,7 @@ def quantize_with_mlx(source: Path, target: Path, group_size: int) -> None:
         BackendError: mlx-lm is not installed.
         ModelError: mlx-lm refuses the model.
     """
-    if not available("mlx-lm"):
-        raise BackendError(
-            "--mlx-4bit: mlx-lm is not installed; install it with: pip install 'speakeasy-lm[mlx]'"
-        )
+    require_mlx_lm()
     request = {"source": str(source.resolve()), "target": str(target.resolve())}
     _run("mlx-lm", _QUANTIZE, request | {"group_size": group_size})
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from speakeasy.config import PretrainConfig
 from speakeasy.errors import AdapterError, ModelError, RunError, UsageError
-from speakeasy.training.run import Run
+from speakeasy.training.inference import given_run
+from speakeasy.training.run import Run, held_in
 from speakeasy.weights.adapters import Adapter, read_adapter_and_rows
 from speakeasy.weights.adapters import base_name as adapter_base
 from speakeasy.weights.checkpoint import fingerprint, model_shape
@@ -60,8 +61,9 @@ class Material:
     @property
     def forms(self) -> tuple[str, ...]:
         """What training held the base in, each form once, in the order of its first step."""
-        held = [part["quantization"] or part["precision"] for part in self.parts]
-        return tuple(dict.fromkeys(held)) or (self.quantization or "full precision",)
+        return tuple(dict.fromkeys(map(held_in, self.parts))) or (
+            self.quantization or "full precision",
+        )
 
 
 def gather(
@@ -87,9 +89,11 @@ def gather(
         ModelError: there is no such model, or it is unsound or quantised.
         AdapterError: the adapter is unsound, or was made for another base.
     """
-    found = _run(run or adapter, asked_for=run is not None)
-    if run is not None and adapter is not None:
-        raise UsageError(f"--adapter {adapter}: --run brings its own; give one of them")
+    found = given_run(run, adapter)
+    if found is not None and found.summary is None:
+        raise RunError(
+            f"{found.path}: has not finished; finish the run with: {found.resume_command}"
+        )
     if run is None and adapter is None and model is None:
         raise UsageError("--run: missing; give a run, or --model, alone or with --adapter")
     if found is not None and isinstance(found.config, PretrainConfig):
@@ -171,17 +175,6 @@ def _whole(model: ModelDirectory, run: Run | None) -> Material:
     seen = fingerprint(model.path)
     held = run.environment.get("quantization") if run else None
     return Material(model, seen, None, None, run, base_name(model), held)
-
-
-def _run(path: Path | None, *, asked_for: bool) -> Run | None:
-    if path is None or not (asked_for or (path / "run.toml").is_file()):
-        return None
-    if not (path / "run.toml").is_file():
-        raise RunError(f"--run {path}: no run.toml; expected a directory made by speakeasy train")
-    run = Run(path)
-    if run.summary is None:
-        raise RunError(f"{path}: has not finished; finish the run with: {run.resume_command}")
-    return run
 
 
 def _check_base(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speakeasy.errors import SpeakeasyError, UsageError
+from speakeasy.errors import SpeakeasyError, UsageError, first_line
 
 
 def check_repository(repository: str) -> None:
@@ -50,9 +50,8 @@ def push(folder: Path, repository: str) -> str:
             commit_message="Export by speakeasy",
         )
     except Exception as error:  # a transfer can break in the ways of four libraries
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SpeakeasyError(
-            f"--push-to-hub {repository}: {reason}; the export is in {folder}, upload it with: "
-            f"hf upload {repository} {folder}"
+            f"--push-to-hub {repository}: {first_line(error)}; the export is in {folder}, upload "
+            f"it with: hf upload {repository} {folder}"
         ) from error
     return commit.commit_url

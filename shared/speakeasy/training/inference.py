@@ -240,6 +240,23 @@ def stop_tokens(tokenizer: Any, path: Path) -> tuple[int, ...]:
     return tuple(sorted(end for end in ends if end is not None))
 
 
+def given_run(run: Path | None, adapter: Path | None) -> Run | None:
+    """The run that ``--run`` names, or that stands where an adapter was expected; None for none.
+
+    Raises:
+        UsageError: both are given.
+        RunError: ``--run`` names no run.
+    """
+    if run and adapter:
+        raise UsageError(f"--adapter {adapter}: --run brings its own; give one of them")
+    path = run or adapter
+    if path is not None and (path / "run.toml").is_file():
+        return Run(path)
+    if run:
+        raise RunError(f"--run {run}: no run.toml; expected a directory made by speakeasy train")
+    return None
+
+
 def find_adapter(speaker: Speaker) -> tuple[Run | None, Path | None]:
     """The run, if one is given, and where its adapter or the adapter that is given lies.
 
@@ -247,16 +264,10 @@ def find_adapter(speaker: Speaker) -> tuple[Run | None, Path | None]:
         UsageError: both are given.
         RunError: it is no run, or has no adapter.
     """
-    if speaker.run and speaker.adapter:
-        raise UsageError(f"--adapter {speaker.adapter}: --run brings its own; give one of them")
-    path = speaker.run or speaker.adapter
-    if path is None:
-        return None, None
-    if not speaker.run and not (path / "run.toml").is_file():
-        return None, path
-    if not (path / "run.toml").is_file():
-        raise RunError(f"--run {path}: no run.toml; expected a directory made by speakeasy train")
-    run = Run(path)
+    run = given_run(speaker.run, speaker.adapter)
+    if run is None:
+        return None, speaker.adapter
+    path = run.path
     if isinstance(run.config, PretrainConfig):
         raise RunError(
             f"{path}: a pre-training run, whose result is a whole model; give it as --model"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from speakeasy.errors import RunError
 from speakeasy.training.backend import Device
-from speakeasy.training.run import Record, Run
+from speakeasy.training.run import Record, Run, held_in
 from speakeasy.training.state import Progress
 
 
@@ -55,9 +55,9 @@ def changes(run: Run, now: Record, device: Device, step: int) -> list[str]:
             f"precision: {precision} as until now; --precision {device.precision} suits this "
             f"device better ({device.reason})"
         )
-    if _base_form(now) != _base_form(then):
+    if held_in(now) != held_in(then):
         lines.append(
-            f"warning: the base is held in {_base_form(now)}; until now in {_base_form(then)}: "
+            f"warning: the base is held in {held_in(now)}; until now in {held_in(then)}: "
             "what was learned is carried over to a base with other weights, and the held-out set "
             "is scored on that again, so that figures can be compared"
         )
@@ -77,11 +77,7 @@ def scored_otherwise(run: Run, progress: Progress, base_form: str) -> list[int]:
 
     Lines of older versions do not say what they were scored on: it was what the run was on.
     """
-    then = _base_form(run.environment)
+    then = held_in(run.environment)
     scored = {line["step"]: line.get("base", then) for line in run.evaluations_until(progress.step)}
     steps = sorted({0, progress.best_step})
     return [step for step in steps if step in scored and scored[step] != base_form]
-
-
-def _base_form(environment: Record) -> str:
-    return environment["quantization"] or environment["precision"]

@@ -31,9 +31,9 @@ from speakeasy import plan_files
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import RunError
 from speakeasy.files import disk_errors, new_directory, occupied, write_json, write_text
+from speakeasy.weights.trained_rows import ROWS_FILE
 
 Record = dict[str, Any]
-ROWS_FILE = "rows.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +239,11 @@ class Run:
             if name == "evaluations.jsonl":
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def held_in(part: Record) -> str:
+    """What a part of a run, or its environment, held the base in: quantised so, or a precision."""
+    return part["quantization"] or part["precision"]
 
 
 def _logged_by(record: Record, step: int) -> bool:

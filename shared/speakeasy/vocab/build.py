@@ -19,7 +19,7 @@ from speakeasy.errors import ModelError, UsageError
 from speakeasy.files import disk_errors, new_directory, write_json, write_text
 from speakeasy.vocab.expand import AddedToken, Expansion
 from speakeasy.vocab.loaders import check_loaded
-from speakeasy.vocab.progress import Bar, no_bar
+from speakeasy.vocab.progress import Bar, in_megabytes, no_bar
 from speakeasy.vocab.tokenizer_files import copy_config, write_tokenizer
 from speakeasy.vocab.verify import Evidence, examine, require_no_harm
 from speakeasy.weights.added import RECORD
@@ -31,7 +31,6 @@ from speakeasy.weights.untrained import untrained_rows
 
 _LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
 _BASE_README = "README-base.md"
-_MEGABYTE = 1_000_000
 
 
 def expand_model(
@@ -122,21 +121,14 @@ def _write_weights(
     bar: Bar,
 ) -> RowsReport:
     total = sum(info.nbytes for info in tensor_index(source).values())
-    with bar("writing the weights (MB)", total // _MEGABYTE) as advance:
-        behind = 0
-
-        def advance_bytes(count: int) -> None:
-            nonlocal behind
-            done, behind = divmod(behind + count, _MEGABYTE)
-            advance(done)
-
+    with in_megabytes(bar, "writing the weights", total) as advance:
         return add_rows(
             source,
             folder,
             expansion.rows,
             init=init,
             exclude=untrained,
-            advance=advance_bytes,
+            advance=advance,
         )
 
 

@@ -16,11 +16,10 @@ from speakeasy.errors import AdapterError
 from speakeasy.files import write_json
 from speakeasy.weights.directory import read_json_object
 from speakeasy.weights.lora import Adapter
-from speakeasy.weights.safetensors_io import read_header, read_tensor, write_tensors
+from speakeasy.weights.safetensors_io import FLOATS, read_header, read_tensor, write_tensors
 
 CONFIG = "adapter_config.json"
 PROVENANCE = "speakeasy.json"
-_FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def read_float32(file: Path, skip: Collection[str] = ()) -> dict[str, np.ndarray
     for name, info in read_header(file)[0].items():
         if name in skip:
             continue
-        if info.dtype not in _FLOATS:
+        if info.dtype not in FLOATS:
             raise AdapterError(f"{file}: {name} has type {info.dtype}; expected a floating type")
         tensor = read_tensor(info).astype(np.float32, copy=False)
         if not np.isfinite(tensor).all():

