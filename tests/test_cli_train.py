@@ -193,7 +193,7 @@ def test_resume_wants_the_same_plan_and_data(unfinished: Path, files: tuple[Path
     refused = speakeasy(*resume, "--lora-r", 4, check=False)
     assert refused.returncode == 1
     assert "--lora-r 4" in refused.stderr
-    assert "started with 8" in refused.stderr
+    assert "started with --lora-r 8" in refused.stderr
     original = files[0].read_bytes()
     files[0].write_bytes(original + original.splitlines(keepends=True)[0])
     try:

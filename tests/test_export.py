@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli import speakeasy
+from cli import speakeasy, start
 from huggingface_hub import ModelCard
 from libraries import with_peft
 from model_files import edit_config, store, tensors_of
@@ -374,6 +376,22 @@ def test_too_little_room(model: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SpeakeasyError, match=r"needs 0\.1 GB, but only 0\.0 GB are free"):
         build.export_model(gather(str(model), None, None), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_terminated_in_the_middle_nothing_is_left(
+    model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "place" / "out"
+    process = start(
+        "export", "--model", model, "--adapter", adapter, "--output-dir", out, "--mlx-4bit"
+    )
+    while process.poll() is None and not (out.parent.is_dir() and any(out.parent.iterdir())):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.strip().splitlines()[-1] == "error: stopped"
+    assert not any(out.parent.iterdir())
 
 
 def test_quantised_models_are_refused(model: Path, tmp_path: Path) -> None:

@@ -264,7 +264,8 @@ def test_but_they_must_be_the_same(carried: dict[str, Path], which: str) -> None
     )  # fmt: skip
     what = {"model": "the base model is", "train": "the data is"}[which]
     assert f"{what} not what the run was started with" in refused.stderr
-    assert f"say with --{which.replace('train', 'train-file')} where it lies" in refused.stderr
+    option = {"model": "--model", "train": "--train-file or --eval-file"}[which]
+    assert f"say with {option} where it lies" in refused.stderr
     assert not (carried["run"] / "summary.json").exists()
 
 
@@ -272,7 +273,13 @@ def test_but_they_must_be_the_same(carried: dict[str, Path], which: str) -> None
 def test_the_course_may_not_change(unbroken: dict, tmp_path: Path, option: str) -> None:
     run = killed_after(unbroken["train", "torch"], 10, tmp_path / "run")
     refused = resume("train", run, option, 16, check=False)
-    assert f"{option} 16: {run} was started with" in refused.stderr
+    assert f"{option} 16: {run} was started with {option} " in refused.stderr
+
+
+def test_a_switch_may_not_change_either(unbroken: dict, tmp_path: Path) -> None:
+    run = killed_after(unbroken["train", "torch"], 10, tmp_path / "run")
+    refused = resume("train", run, "--dora", check=False)
+    assert f"error: --dora: {run} was started with --no-dora; leave it out" in refused.stderr
 
 
 def test_precision_stays_and_a_better_one_is_named(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -69,7 +73,8 @@ class Root(click.Group):
             return super().main(args, standalone_mode=False, **extra)
         words = list(sys.argv[1:] if args is None else args)
         try:
-            status = super().main(words, standalone_mode=False, **extra)
+            with _tidy_when_terminated():
+                status = super().main(words, standalone_mode=False, **extra)
             sys.stdout.flush()
         except SpeakeasyError as error:
             _fail(str(error), error.exit_status, words)
@@ -77,6 +82,8 @@ class Root(click.Group):
             _fail(_one_line(error), error.exit_code, words)
         except (click.Abort, KeyboardInterrupt):
             _fail("stopped", 130, words)
+        except _TerminatedError:
+            _fail("stopped", 128 + signal.SIGTERM, words)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -93,8 +100,28 @@ class Root(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM, as an exception: so that half-written directories go, as at Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is obeyed at once
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, found)
+
+
 def _one_line(error: click.ClickException) -> str:
-    message = error.format_message()
+    message = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     if isinstance(error, click.UsageError) and context is not None:
         message += f" (see '{context.command_path} --help')"

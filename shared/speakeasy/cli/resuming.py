@@ -31,10 +31,9 @@ def resumed_plan(run: Run, options: dict[str, Any], fields: Fields) -> TrainConf
     for option, value in options.items():
         was = _stored(stored, fields[option])
         if option not in CHANGEABLE | MOVABLE and value != was:
-            name = _name(option)
             raise RunError(
-                f"{name} {value}: {run.path} was started with {was!r}; leave {name} out to go on, "
-                f"or start a new run"
+                f"{_given(option, value)}: {run.path} was started with {_given(option, was)}; "
+                "leave it out to go on, or start a new run"
             )
     changes = {name: options[name] for name in (CHANGEABLE | MOVABLE) & set(options)}
     return plan_of(stored, changes, fields)
@@ -75,3 +74,12 @@ def _stored(config: Any, field: str) -> Any:
 
 def _name(option: str) -> str:
     return "--" + option.replace("_", "-")
+
+
+def _given(option: str, value: Any) -> str:
+    """An option with its value, as one would type it."""
+    if value is None:
+        return f"no {_name(option)}"
+    if isinstance(value, bool):
+        return _name(option if value else f"no-{option}")
+    return f"{_name(option)} {value}"

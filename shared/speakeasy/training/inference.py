@@ -273,6 +273,8 @@ def find_adapter(speaker: Speaker) -> tuple[Run | None, Path | None]:
             f"{path}: a pre-training run, whose result is a whole model; give it as --model"
         )
     if not run.adapter.is_dir():
+        if run.summary is not None:
+            raise RunError(f"{run.adapter}: is gone; put it back, or train again in a new directory")
         raise RunError(f"{path}: has no adapter yet; finish the run with: {run.resume_command}")
     return run, run.adapter
 

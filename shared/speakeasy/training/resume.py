@@ -20,7 +20,11 @@ def check_same(run: Run, now: Record) -> None:
         RunError: a fingerprint differs.
     """
     then = run.environment
-    data = "--corpus-path" if run.is_pretraining else "--train-file"
+    data = (
+        "--corpus-path, --eval-path or --replay-path"
+        if run.is_pretraining
+        else "--train-file or --eval-file"
+    )
     for what, key, option in (
         ("base model", "base_fingerprint", "--model"),
         ("tokenizer", "tokenizer_fingerprint", "--model"),

@@ -268,7 +268,9 @@ def read_json(path: Path) -> Record:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path}: not found") from None
+        raise RunError(
+            f"{path}: not found; a run cannot be read without it: copy the directory whole"
+        ) from None
     except ValueError as error:
         raise RunError(f"{path}: not JSON ({error})") from None
 
