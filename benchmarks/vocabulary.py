@@ -126,17 +126,17 @@ class Bench:
         )
         return {name: self.score_text(model) for name, model in models.items()}
 
-    def expanded(self, entries: int, init: str = "subword") -> Path:
-        """The starter model with so many mined entries."""
-        words = self.work / f"words-{entries}.txt"
+    def expanded(self, entries: int, min_tokens: int = 2) -> Path:
+        """The starter model with so many mined entries of so many tokens and more."""
+        kind = f"{entries}-of-{min_tokens}"
+        words = self.work / f"words-{kind}.txt"
         if not words.exists():
             self.run(
                 "vocab", "suggest", self.work / "seen.jsonl", *packaged_texts(),
-                "--entries", entries, "--output", words,
+                "--entries", entries, "--min-tokens", min_tokens, "--output", words,
             )  # fmt: skip
         return self.stage(
-            f"expanded-{entries}-{init}",
-            "vocab", "expand", "--model", "starter", "--words", words, "--init", init,
+            f"expanded-{kind}", "vocab", "expand", "--model", "starter", "--words", words,
         )  # fmt: skip
 
     def pretrained(self, model: Path, name: str, *more: object) -> Path:
@@ -166,14 +166,16 @@ def packaged_texts() -> list[Path]:
     return starter_text_files()
 
 
-def row(bench: Bench, entries: int) -> dict[str, Any]:
+def row(bench: Bench, entries: int, min_tokens: int = 2) -> dict[str, Any]:
     """One line of the table."""
     if not entries:
         at_once = bench.score("starter")
         trained = bench.trained("starter", "lora-0")
         return {"entries": "0", "at_once": at_once, "pretrained": None, "trained": trained}
-    model = bench.expanded(entries)
-    return _after(bench, f"{entries:,}", model, bench.pretrained(model, f"pretrained-{entries}"))
+    model = bench.expanded(entries, min_tokens)
+    label = f"{entries:,}" + (f" of {min_tokens} tokens and more" if min_tokens > 2 else "")
+    pretrained = bench.pretrained(model, model.name.replace("expanded", "pretrained"))
+    return _after(bench, label, model, pretrained)
 
 
 def guide_row(bench: Bench) -> dict[str, Any]:
@@ -205,8 +207,10 @@ WAYS = {
 def ways(bench: Bench, entries: int) -> Iterator[tuple[str, dict[str, float]]]:
     """Unseen conversations and neutral Spanish after each of ``WAYS``, before any adapter."""
     model = bench.expanded(entries)
-    for number, (name, options) in enumerate(WAYS.items()):
-        place = bench.pretrained(model, f"way-{entries}-{number}", *options)
+    for name, options in WAYS.items():
+        way = "".join(map(str, options)).replace("--", "-")
+        name_of = model.name.replace("expanded", "pretrained")
+        place = bench.pretrained(model, f"{name_of}{way}", *options)
         neutral = json.loads((place / "summary.json").read_text())["neutral_bits_per_byte"]
         yield name, bench.score(place) | {"neutral": neutral}
 
@@ -238,6 +242,11 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--fit-rows", type=int, default=40_000, help="0 to leave rows as they are")
     parser.add_argument("--ways", type=int, default=0, help="entries to try other ways with")
+    parser.add_argument(
+        "--kinds", nargs="+", default=[], metavar="ENTRIES:TOKENS",
+        help="so many entries of so many tokens and more",
+    )  # fmt: skip
+    parser.add_argument("--guide", action="store_true", help="the guide's words in the table too")
     options = parser.parse_args()
     bench = Bench(
         options.work_dir,
@@ -250,10 +259,15 @@ def main() -> None:
     print("| | held-out text | neutral Spanish |\n|---|---|---|")
     for name, found in bench.guide().items():
         print(f"| {name} | {found['held_out']:.3f} | {found['neutral']:.3f} |", flush=True)
-    rows = [guide_row(bench)]
+    rows = []
     for entries in options.entries:
         rows.append(row(bench, entries))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    for kind in options.kinds:
+        rows.append(row(bench, *map(int, kind.split(":"))))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    if options.guide:
+        rows.append(guide_row(bench))
     print(f"\n{table(rows)}")
     if options.ways:
         print("\n| other ways to pre-train | bits a byte | neutral Spanish |\n|---|---|---|")

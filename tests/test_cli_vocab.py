@@ -139,6 +139,21 @@ def test_suggest_shows_tables(model: Path) -> None:
         assert text in done.stderr
 
 
+def test_suggest_leaves_forms_of_few_tokens_out_unless_told(model: Path) -> None:
+    """Without --entries, what the docs recommend; with it, whatever saves most."""
+    args = ("vocab", "suggest", "--model", model, "--json")
+    proposed, most, told = (
+        speakeasy(*args, *more).result
+        for more in ((), ("--entries", 300), ("--entries", 300, "--min-tokens", 4))
+    )
+    assert (proposed["min_tokens"], most["min_tokens"], told["min_tokens"]) == (4, 2, 4)
+    assert proposed["entries"] == told["entries"]
+    assert min(item["tokens"] for item in proposed["entries"]) == 4
+    assert sum(item["saves"] for item in most["entries"]) > sum(
+        item["saves"] for item in proposed["entries"]
+    )
+
+
 def test_suggest_by_distinctiveness(model: Path, chats: Path) -> None:
     args = ("vocab", "suggest", chats, "--model", model, "--entries", 30, "--distinctive")
     result = speakeasy(*args, "--json").result

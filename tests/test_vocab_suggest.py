@@ -124,7 +124,7 @@ def test_rare_forms_layout_and_single_tokens_are_left_out() -> None:
     assert " a" not in forms
     assert all(form.strip() and "\n" not in form for form in forms)
     assert " xafogor" in [item.form for item in small("byte-level", text, min_count=1).entries]
-    with pytest.raises(DataError, match="no form that occurs 9 times or more"):
+    with pytest.raises(DataError, match="no form of 2 tokens or more occurs 9 times"):
         small("byte-level", text, min_count=9)
 
 
@@ -157,6 +157,16 @@ def test_the_curve_ends_where_the_candidates_do() -> None:
     assert set(found.held_out_tokens) == {"texts"}
     assert 0 < found.curve[len(found.entries)]["texts"] < 1
     assert min(CURVE) > len(found.entries)
+
+
+@pytest.mark.parametrize("least", [2, 3, 4])
+def test_forms_of_few_tokens_can_be_left_out(least: int) -> None:
+    counts = starter_counts("byte-level")
+    everything = suggest(source("byte-level"), counts, entries=4000).entries
+    found = suggest(source("byte-level"), counts, entries=100, min_tokens=least).entries
+    assert len(found) == 100
+    fit = [item.form for item in everything if item.pieces >= least]
+    assert [item.form for item in found] == fit[:100]
 
 
 def test_progress_counts_bytes() -> None:

@@ -22,7 +22,12 @@ _BAR = 30  # characters of the curve's longest bar
 @command("suggest")
 @click.argument("corpus", nargs=-1, type=click.Path(path_type=Path), metavar="[CORPUS]...")
 @model_option(default="starter")
-@click.option("--entries", type=click.IntRange(min=1), help="How many.  [default: 100]")
+@click.option("--entries", type=click.IntRange(min=1), help="How many.  [default: 300]")
+@click.option(
+    "--min-tokens",
+    type=click.IntRange(min=2),
+    help="Leave out forms of fewer tokens.  [default: 4, or 2 where --entries is given]",
+)
 @click.option(
     "--min-count",
     type=click.IntRange(min=1),
@@ -55,6 +60,7 @@ def suggest(
     corpus: tuple[Path, ...],
     model: str,
     entries: int | None,
+    min_tokens: int | None,
     min_count: int,
     distinctive: bool,
     eval_fraction: float,
@@ -79,7 +85,7 @@ def suggest(
     """
     from speakeasy.vocab.families import read_source
     from speakeasy.vocab.material import answers, documents, find_material, starter_material
-    from speakeasy.vocab.suggest import DEFAULT_ENTRIES, count_parts, tagged
+    from speakeasy.vocab.suggest import DEFAULT_ENTRIES, DEFAULT_MIN_TOKENS, count_parts, tagged
     from speakeasy.vocab.suggest import suggest as rank
     from speakeasy.weights.hub import resolve_model
 
@@ -93,11 +99,13 @@ def suggest(
         stream = tagged(said, documents(material, eval_fraction, seed))
         counts = count_parts(tokenizer, stream, advance)
         advance(total - counts.bytes)  # headings and line ends
+    min_tokens = min_tokens or (2 if entries else DEFAULT_MIN_TOKENS)
     found = rank(
         tokenizer,
         counts,
         entries=entries or DEFAULT_ENTRIES,
         min_count=min_count,
+        min_tokens=min_tokens,
         distinctive=distinctive,
     )
     if output is not None:
@@ -109,6 +117,7 @@ def suggest(
             "starter": not corpus,
             "distinctive": distinctive,
             "min_count": min_count,
+            "min_tokens": min_tokens,
             "eval_fraction": eval_fraction,
             "seed": seed,
             "output": str(output) if output else None,

@@ -34,7 +34,11 @@ from speakeasy.vocab.material import Part
 from speakeasy.vocab.mining import Tally
 from speakeasy.vocab.words import core
 
-DEFAULT_ENTRIES = 100
+DEFAULT_ENTRIES = 300
+DEFAULT_MIN_TOKENS = 4
+"""What is proposed when nothing is asked for: forms of four tokens and more. Forms of two and three
+are the commonest, which the base knows best: as entries they cost more bits than a short training
+wins back (docs/vocabulary.md, "How many entries, and which?")."""
 CURVE = (24, 100, 300, 1000, 2000, 4000)
 """Numbers of entries at which the curve on held-out text is given."""
 SMOOTHING = 1e-6
@@ -141,6 +145,7 @@ def suggest(
     *,
     entries: int = DEFAULT_ENTRIES,
     min_count: int = 2,
+    min_tokens: int = 2,
     distinctive: bool = False,
 ) -> Suggestions:
     """Rank what was counted.
@@ -150,18 +155,19 @@ def suggest(
         counts: as ``count_parts`` gives it.
         entries: how many to suggest.
         min_count: forms that occur less often are left out.
+        min_tokens: so are forms of fewer tokens.
         distinctive: rank by savings weighted against general Spanish.
 
     Raises:
         DataError: nothing that occurs often enough is more than one token.
     """
-    ranked = _candidates(counts.mined, min_count)
+    ranked = _candidates(counts.mined, min_count, min_tokens)
     if distinctive:
         _compare_with_spanish(ranked, counts.mined)
         ranked = [item for item in ranked if item.score > 0]
     if not ranked:
         raise DataError(
-            f"no form that occurs {min_count} times or more would save a token; give more text"
+            f"no form of {min_tokens} tokens or more occurs {min_count} times; give more text"
         )
     ranked.sort(key=lambda item: (-item.score, item.form))
     # Some tokenizers refuse many forms (merges: all that do not begin with a space).
@@ -188,10 +194,10 @@ def suggest(
     )
 
 
-def _candidates(tally: Tally, min_count: int) -> list[_Candidate]:
+def _candidates(tally: Tally, min_count: int, min_tokens: int) -> list[_Candidate]:
     found = []
     for key, count in tally.counts().items():
-        if count < min_count or (pieces := tally.pieces(key)) < 2:
+        if count < min_count or (pieces := tally.pieces(key)) < min_tokens:
             continue
         form = tally.form(key)
         # A form with a line end in it depends on how a text is laid out, and not on its words.
