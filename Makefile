@@ -1,4 +1,4 @@
-# make demo     a first run, from nothing: environment, model, training, figures, answers
+# make demo     both approaches, from nothing: environment, model, training, evaluation, comparison
 # make test     all checks and all tests, as CI runs them
 # make check    lint, format, types, import contracts
 # make format   put the code in order
@@ -9,13 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format clean openblas
+.PHONY: demo test check format clean openblas chromium
 
 demo: $(INSTALLED)
 	$(BIN)/speakeasy run demo
 
 # Two processes of one thread each; then the starter model's tests, which use every core.
-test: $(INSTALLED) openblas check
+test: $(INSTALLED) openblas chromium check
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not starter'
 	$(BIN)/pytest -m starter
 
@@ -44,6 +44,14 @@ openblas:
 	    && ! ldconfig -p | grep -q 'libopenblas\.so\.0'; then \
 	    { apt-get update -qq && apt-get install -y -qq libopenblas0-pthread; } >/dev/null \
 	        || echo "OpenBLAS could not be installed; MLX's tests will take longer" >&2; \
+	fi
+
+# The report's tests look at it in a browser; without one they are skipped, and say so.
+chromium:
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && ! command -v chromium >/dev/null; then \
+	    { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null \
+	        || echo "Chromium could not be installed; the report is not looked at" >&2; \
 	fi
 
 clean:

@@ -1,6 +1,6 @@
 """Writes the tables and the picture of ``docs/vocabulary.md``: tokens a word, and naive addition.
 
-    pip install -e '.[docs]'
+    pip install -e .
     python docs/render_vocabulary.py NAME=DIRECTORY ...
 
 Each NAME=DIRECTORY is a tokenizer (a model directory, or its tokenizer files alone); the starter

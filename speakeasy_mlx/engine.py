@@ -15,10 +15,11 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from speakeasy.batches.types import IGNORED, PackedBatch
-from speakeasy.config import OptimizerConfig
+from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.memory import available_bytes
+from speakeasy.training.rate import best_rate
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
@@ -28,7 +29,7 @@ from speakeasy_mlx.loss import (
     make_target_loss,
     make_trained_head_loss,
 )
-from speakeasy_mlx.model import adapt, load_base, put, take, to_mlx
+from speakeasy_mlx.model import DTYPES, adapt, load_base, put, take, to_mlx
 from speakeasy_mlx.rows import NAMES, Rows
 
 
@@ -51,6 +52,14 @@ def describe_device() -> Device:
         "float32",
         "MLX's CPU build is fast in float32 alone",
     )
+
+
+def matmul_rate(precision: Precision) -> float:
+    """Floating-point operations a second of a large square product."""
+    size = 4096 if mx.metal.is_available() else 1024
+    left, right = (mx.ones((size, size), dtype=DTYPES[precision]) for _ in range(2))
+    mx.eval(left, right)
+    return best_rate(lambda: mx.eval(left @ right), 2 * size**3)
 
 
 def load(options: EngineOptions) -> MlxEngine:

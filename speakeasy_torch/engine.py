@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from speakeasy.batches.types import IGNORED, PackedBatch
-from speakeasy.config import OptimizerConfig
+from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.memory import available_bytes
+from speakeasy.training.rate import best_rate
 from speakeasy_torch import generate as generation
+from speakeasy_torch.heap import trim_heap
 from speakeasy_torch.loss import log_sums, target_losses
-from speakeasy_torch.model import adapt, device, load_base, put, unfreeze
+from speakeasy_torch.model import DTYPES, adapt, device, load_base, put, unfreeze
 from speakeasy_torch.rows import Rows
 
 
@@ -28,6 +30,14 @@ def describe_device() -> Device:
         return Device("cuda", properties.name, free, "float32", "the GPU has no bfloat16")
     name = f"CPU, {torch.get_num_threads()} threads"
     return Device("cpu", name, available_bytes(), "float32", "exact and fast on any CPU")
+
+
+@torch.no_grad()
+def matmul_rate(precision: Precision) -> float:
+    """Floating-point operations a second of a large square product."""
+    size = 8192 if device().type == "cuda" else 1024
+    left, right = torch.ones(2, size, size, dtype=DTYPES[precision], device=device())
+    return best_rate(lambda: (left @ right)[0, 0].item(), 2 * size**3)  # item() waits
 
 
 def load(options: EngineOptions) -> TorchEngine:
@@ -78,6 +88,7 @@ class TorchEngine:
             if self._rows is not None:
                 self._rows.write()
         self.discard()
+        trim_heap()
         return norm
 
     def discard(self) -> None:

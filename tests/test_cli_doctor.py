@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
 
+from speakeasy.cli.doctor import _duration
 from speakeasy.cli.main import main
 from speakeasy.training import diagnosis
 from speakeasy.training.backend import REGISTRY, Device, missing, select
@@ -85,6 +86,38 @@ def test_the_report_is_the_result(tiny_directory: Path) -> None:
     assert "trainable parameters" in lines["training"]
 
 
+def test_each_approach_is_costed_and_held_against_the_guide_s_cards(tiny_directory: Path) -> None:
+    first, second = facts("--model", tiny_directory)["model"]["approaches"]
+    assert (first["approach"], second["approach"]) == (1, 2)
+    for approach in (first, second):
+        for held in approach["held"]:
+            assert held["fits"] is True
+            assert 0 < held["seconds"] < 3600
+            assert held["disk_bytes"] > 0
+            assert all(card["fits"] for card in held["cards"])
+    [only] = facts("--model", tiny_directory, "--approach", 2)["model"]["approaches"]
+    assert only["work"] == second["work"]
+    text = doctor("--model", tiny_directory, "--approach", 1).stdout
+    assert "approach 1  LoRA on 1,000 conversations, 3 epochs" in text
+    assert "approach 2" not in text
+    assert "8 GB card: fits" in text
+    assert "(within a factor of two)" in text
+
+
+def test_an_approach_needs_a_model() -> None:
+    refused = doctor("--approach", 1)
+    assert refused.exit_code == 2
+    assert "--approach 1: needs --model" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(89, "89 seconds"), (600, "10 minutes"), (7200, "2 hours"), (2.5e5, "3 days")],
+)
+def test_durations_as_people_say_them(seconds: float, said: str) -> None:
+    assert _duration(seconds) == said
+
+
 @pytest.mark.parametrize(
     ("changes", "spelling", "said"),
     [
@@ -114,7 +147,7 @@ def test_what_would_not_fit_is_told_with_the_way_out(
     tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Device("cuda", "a small GPU", 10**6, "bfloat16", "it computes in bfloat16")
-    backend = SimpleNamespace(describe_device=lambda: small)
+    backend = SimpleNamespace(describe_device=lambda: small, matmul_rate=lambda precision: 1e12)
     monkeypatch.setattr(diagnosis, "open_backend", lambda name: backend)
     found = facts("--model", tiny_directory)
     assert (found["device"], found["device_kind"]) == ("a small GPU", "cuda")

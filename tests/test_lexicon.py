@@ -9,11 +9,11 @@ import pytest
 from speakeasy.dialect.lexicon import (
     CATEGORIES,
     GUIDE_CATEGORIES,
-    LANGUAGES,
     REGISTERS,
     load_lexicon,
     packaged_lexicon,
 )
+from speakeasy.dialect.variety import CATALONIA, Variety
 from speakeasy.errors import DataError
 
 WORD = """
@@ -67,8 +67,11 @@ def test_the_packaged_lexicon_is_whole() -> None:
     assert len(lexicon.anti) == 42
     assert sum(entry.pattern is not None for entry in lexicon.entries) == 170
     assert {entry.category for entry in lexicon.entries} == set(CATEGORIES)
-    assert {entry.language for entry in lexicon.entries} == set(LANGUAGES)
+    assert {entry.language for entry in lexicon.entries} == set(lexicon.variety.languages)
     assert {entry.register for entry in lexicon.entries} == set(REGISTERS)
+    assert lexicon.variety == CATALONIA
+    assert lexicon.variety.languages == ("ca", "es-ca", "es")
+    assert lexicon.categories == CATEGORIES
     assert packaged_lexicon() is lexicon
 
 
@@ -173,3 +176,52 @@ def test_what_is_no_lexicon_is_one_line(tmp_path: Path, content: bytes, message:
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="cannot be read"):
         load_lexicon(tmp_path / "none.toml")
+
+
+VARIETY = """
+[variety]
+name = "Spanish of Galicia"
+matrix = "es"
+contact = "gl"
+"""
+
+
+def test_a_lexicon_says_which_variety_it_is_of(tmp_path: Path) -> None:
+    galician = load_lexicon(write(tmp_path, VARIETY + WORD.replace('"ca"', '"gl"')))
+    assert galician.variety == Variety("Spanish of Galicia", "es", "gl")
+    assert galician.variety.languages == ("gl", "es-gl", "es")
+    assert galician.entries[0].language == "gl"
+    assert galician.categories == ("interjection",)
+    alone = VARIETY.replace('"gl"', '""') + WORD.replace('"ca"', '"es"')
+    assert load_lexicon(write(tmp_path, alone)).variety.languages == ("es",)
+    assert load_lexicon(write(tmp_path, WORD)).variety == CATALONIA
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"gl"', '"Galician"', r"mine.toml:2: variety: contact is 'Galician'; expected a language"),
+        ('"es"', '""', r"mine.toml:2: variety: matrix is ''; expected text"),
+        ('"es"', '"gl"', r"variety: matrix and contact are both 'gl'; expected two languages"),
+        ('name = "Spanish of Galicia"', "", r"variety: holds matrix, contact; expected name, matr"),
+        ('"Spanish of Galicia"', "3", r"variety: name is 3; expected text"),
+        ("[variety]", "[[variety]]", r"variety: is a list; expected a table"),
+        ('"gl"', '"eu"', r"mine.toml:7: entry 'nen': language is 'gl'; expected eu, es-eu, es"),
+        ('contact = "gl"', 'contact = "gl"\nx = 1', r"holds name, matrix, contact, x; expected"),
+    ],
+)
+def test_a_broken_variety_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = VARIETY + WORD.replace('"ca"', '"gl"')
+    assert old in text
+    with pytest.raises(DataError, match=message) as caught:
+        load_lexicon(write(tmp_path, text.replace(old, new, 1)))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_is_of_what_is_found_not_of_notes(tmp_path: Path) -> None:
+    first = load_lexicon(write(tmp_path, WORD)).fingerprint
+    assert load_lexicon(write(tmp_path, "# a note\n" + WORD)).fingerprint == first
+    assert load_lexicon(write(tmp_path, WORD.replace('"mate"', '"pal"'))).fingerprint == first
+    for old, new in (('"nens"', '"nois"'), ("1.0", "0.5"), ('"interjection"', '"family"')):
+        changed = load_lexicon(write(tmp_path, WORD.replace(old, new)))
+        assert changed.fingerprint != first

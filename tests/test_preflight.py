@@ -100,8 +100,8 @@ def test_nothing_grows_with_rows_times_vocabulary(
 
     def activations(rows: int, shape: ModelShape = LLAMA_8B) -> int:
         needed = estimate(
-            shape, LoraConfig(), ADAPTER, backend=backend, precision="bfloat16",
-            use_4bit=use_4bit, row_length=length, rows_per_pass=rows,
+            shape, LoraConfig(), ADAPTER, backend=backend, kind="cpu", precision="bfloat16",
+            use_4bit=use_4bit, row_length=length, segment=length, rows_per_pass=rows,
             gradient_checkpointing=False,
         )  # fmt: skip
         return needed.activations
@@ -117,8 +117,9 @@ def test_dora_takes_more(backend: str, use_4bit: bool) -> None:
 
     def needed(lora: LoraConfig) -> MemoryEstimate:
         return estimate(
-            LLAMA_8B, lora, ADAPTER, backend=backend, precision="bfloat16", use_4bit=use_4bit,
-            row_length=1024, rows_per_pass=1, gradient_checkpointing=False,
+            LLAMA_8B, lora, ADAPTER, backend=backend, kind="cpu", precision="bfloat16",
+            use_4bit=use_4bit, row_length=1024, segment=1024, rows_per_pass=1,
+            gradient_checkpointing=False,
         )  # fmt: skip
 
     plain, dora = needed(LoraConfig()), needed(LoraConfig(dora=True))
@@ -130,8 +131,43 @@ def test_dora_takes_more(backend: str, use_4bit: bool) -> None:
 def test_weights_are_counted_as_they_are_stored(tmp_path: Path) -> None:
     shape = model_shape(tiny_llama(tmp_path, vocab_size=480))
     needed = estimate(
-        shape, LoraConfig(r=4), 1000, backend="torch", precision="float32", use_4bit=False,
-        row_length=64, rows_per_pass=1, gradient_checkpointing=False,
+        shape, LoraConfig(r=4), 1000, backend="torch", kind="cpu", precision="float32",
+        use_4bit=False, row_length=64, segment=64, rows_per_pass=1, gradient_checkpointing=False,
     )  # fmt: skip
     assert needed.weights == pytest.approx(shape.bytes_on_disk, rel=0.05)
     assert needed.trainable == 16 * 1000
+
+
+def step(backend: str, kind: str, *, segment: int = 1024, whole: bool = False) -> MemoryEstimate:
+    """A step of Llama 3 8B in one place."""
+    return estimate(
+        LLAMA_8B, LoraConfig(), ADAPTER, backend=backend, kind=kind, precision="bfloat16",
+        use_4bit=False, row_length=1024, segment=segment, rows_per_pass=1,
+        gradient_checkpointing=False, whole=whole,
+    )  # fmt: skip
+
+
+def test_only_mlx_keeps_scores_of_each_segment() -> None:
+    more = step("mlx", "metal").activations - step("mlx", "metal", segment=256).activations
+    assert more == 2 * 32 * 32 * 1024 * (1024 - 256)  # bytes x blocks x heads x tokens x context
+    assert step("torch", "cuda") == step("torch", "cuda", segment=256)
+
+
+def test_what_a_cpu_alone_needs_is_not_counted_on_a_gpu() -> None:
+    """Holes in the heap; and a whole model's state, which is saved from the process's memory."""
+    holes = step("torch", "cpu").heap_holes
+    assert holes == pytest.approx(0.25 * step("torch", "cpu").activations, abs=1)
+    for backend, kind in (("torch", "cuda"), ("mlx", "metal"), ("mlx", "cpu")):
+        assert step(backend, kind).heap_holes == 0
+    assert step("torch", "cuda", whole=True).trainable == 16 * ADAPTER
+    assert step("torch", "cpu", whole=True).trainable == 28 * ADAPTER
+
+
+def test_conversations_shorter_than_a_row_leave_room_on_mlx() -> None:
+    cpu = Device("cpu", "CPU", 10**12, "float32", "")
+    config = replace(CONFIG, precision="float32")
+    needed = [
+        place(config, LLAMA_8B, ADAPTER, "mlx", cpu, segment=segment).estimate.activations
+        for segment in (300, 2048, None, 9999)
+    ]
+    assert needed[0] < needed[1] == needed[2] == needed[3]

@@ -21,18 +21,28 @@ WIDTH = 12
 
 @command()
 @model_option("Look at this model too: starter, a directory or a Hub id.")
+@click.option(
+    "--approach",
+    type=click.Choice(["1", "2"]),
+    help="Cost this approach alone, with --model: 1 LoRA; 2 vocabulary, pre-training, LoRA.  "
+    "[default: both]",
+)
 @json_option
 @click.pass_context
-def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
+def doctor(context: click.Context, model: str | None, approach: str | None, as_json: bool) -> None:
     """Say what would run here, and what is missing.
 
-    With --model also where that model lies, what it is, and whether training it fits into
-    memory; a model that is not here yet is fetched. The report goes to the standard output. The
-    exit status is 1 where no backend can be used, or the model cannot.
+    With --model also where that model lies, what it is, and what each approach would take of
+    memory, time and disk with the guide's settings: here, and whether it fits the cards of the
+    guide's hardware table. A model that is not here yet is fetched. The report goes to the standard
+    output. The exit status is 1 where no backend can be used, or the model cannot.
     """
+    from speakeasy.errors import UsageError
     from speakeasy.training.diagnosis import diagnose
 
-    facts = diagnose(model, say)
+    if approach and model is None:
+        raise UsageError(f"--approach {approach}: needs --model, such as --model starter")
+    facts = diagnose(model, (int(approach),) if approach else (1, 2), say)
     if as_json:
         emit(facts)
     else:
@@ -112,6 +122,49 @@ def _model_rows(facts: Facts) -> Iterator[Row]:
             f"{training['trainable_parameters']:,} trainable parameters"
             + ("" if training["fits"] else f": {training['verdict']}"),
         )
+    for approach in model["approaches"]:
+        yield from _approach_rows(approach)
+
+
+def _approach_rows(approach: Facts) -> Iterator[Row]:
+    from speakeasy.training.estimate import UNCERTAINTY
+    from speakeasy.training.preflight import gigabytes
+
+    label = f"approach {approach['approach']}"
+    yield label, approach["work"]
+    if not approach["held"]:
+        yield label, "needs the full-precision model: a quantised one has no rows to train"
+    for held in approach["held"]:
+        precision = held["base"]
+        if precision == "full precision":
+            precision = held["precision"]
+        fits = "fits here" if held["fits"] else "does not fit here"
+        cards = ", ".join(_card(card) for card in held["cards"])
+        yield (
+            label,
+            f"{precision}: {gigabytes(held['memory_bytes'])}, {fits}; about "
+            f"{_duration(held['seconds'])} here ({UNCERTAINTY}); {gigabytes(held['disk_bytes'])} "
+            f"of disk; {cards}",
+        )
+
+
+def _card(card: Facts) -> str:
+    from speakeasy.training.preflight import gigabytes
+
+    needed = gigabytes(card["memory_bytes"])
+    how = " with gradient checkpointing" if card["gradient_checkpointing"] else ""
+    verdict = f"fits, {needed}{how}" if card["fits"] else f"does not fit, {needed}"
+    return f"{card['gigabytes']} GB card: {verdict}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{seconds / 86400:.0f} days"
 
 
 def _rope(rope: Facts) -> str:

@@ -5,80 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from speakeasy.cli.common import command, emit, json_option, progress, say
-from speakeasy.config import BackendName, Precision
+from speakeasy.cli.speaker_options import (
+    option,
+    sampling_of,
+    sampling_options,
+    speaker_of,
+    speaker_options,
+)
 from speakeasy.errors import UsageError
 
 if TYPE_CHECKING:
     from speakeasy.dialect.prompts import Prompt
     from speakeasy.training.backend import Sampling
-    from speakeasy.training.inference import Answer, Responder, Speaker
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _option(*names: str, **settings: Any) -> Callable[[F], F]:
-    return click.option(*names, show_default=settings.get("default") is not None, **settings)
-
-
-def speaker_options(function: F) -> F:
-    """Add the options that say which model speaks; see ``_speaker``."""
-    directory = click.Path(path_type=Path, exists=True, file_okay=False)
-    options = (
-        _option("--model", "--model-name", "--model-path", metavar="NAME",
-                help="starter, a directory or a Hub id.  [default: the adapter's base]"),
-        _option("--adapter", type=directory, help="Adapter of PEFT or mlx-lm, or a run."),
-        _option("--run", type=directory, help="Run of speakeasy train: its model, adapted."),
-        _option("--backend", type=click.Choice(get_args(BackendName)), default="auto"),
-        _option("--precision", type=click.Choice(get_args(Precision)), default="auto"),
-        _option("--use-4bit", is_flag=True, help="Hold the base model in 4 bits."),
-    )  # fmt: skip
-    return _with(options, function)
-
-
-def sampling_options(function: F) -> F:
-    """Add the options that say how tokens are chosen; see ``_sampling``."""
-    above_0 = click.FloatRange(min=0, min_open=True)
-    options = (
-        _option("--max-tokens", type=click.IntRange(min=1), default=256, help="Longest answer."),
-        _option("--temperature", type=click.FloatRange(min=0), default=0.7,
-                help="0 takes the likeliest token each time."),
-        _option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95,
-                help="Only the likeliest tokens that together have this probability."),
-        _option("--top-k", type=click.IntRange(min=0), default=0,
-                help="Only so many of the likeliest tokens; 0 for all."),
-        _option("--repetition-penalty", type=above_0, default=1.1,
-                help="Above 1: less of what the answer has said already."),
-        _option("--seed", type=click.IntRange(min=0), default=0),
-    )  # fmt: skip
-    return _with(options, function)
-
-
-def _with(options: Sequence[Callable[[F], F]], function: F) -> F:
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _speaker(options: Mapping[str, Any]) -> Speaker:
-    from speakeasy.training.inference import Speaker
-
-    names = ("model", "adapter", "run", "backend", "precision", "use_4bit")
-    return Speaker(**{name: options[name] for name in names})
-
-
-def _sampling(options: Mapping[str, Any]) -> Sampling:
-    from speakeasy.training.backend import Sampling
-
-    names = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
-    return Sampling(**{name: options[name] for name in names})
+    from speakeasy.training.inference import Answer, Responder
 
 
 @command()
@@ -88,12 +35,12 @@ def _sampling(options: Mapping[str, Any]) -> Sampling:
 @click.option("--category", "categories", multiple=True, help="Only prompts of this category.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many prompts.")
 @click.option("--system", metavar="TEXT", help="System message before each prompt.")
-@_option("--samples", type=click.IntRange(min=1), default=1, help="Answers to each prompt.")
-@_option("--batch-size", type=click.IntRange(min=1), default=8, help="Answers at a time.")
+@option("--samples", type=click.IntRange(min=1), default=1, help="Answers to each prompt.")
+@option("--batch-size", type=click.IntRange(min=1), default=8, help="Answers at a time.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False),
               help="Write the answers to this new JSONL file too.")  # fmt: skip
 @speaker_options
-@sampling_options
+@sampling_options()
 @json_option
 def generate(
     words: tuple[str, ...],
@@ -116,14 +63,14 @@ def generate(
       speakeasy generate --prompts packaged --category greeting --samples 3
     """
     chosen = _prompts(words, prompts, categories)[:limit]
-    sampling = _sampling(options)
+    sampling = sampling_of(options)
     if samples > 1 and sampling.temperature == 0:
         raise UsageError(f"--samples {samples}: --temperature 0 gives the same answer every time")
     if output is not None and output.exists():
         raise UsageError(f"--output {output}: exists already; choose another name")
     from speakeasy.training.inference import Responder
 
-    responder = Responder.open(_speaker(options), say)
+    responder = Responder.open(speaker_of(options), say)
     result = _Answers(samples)
     try:
         _ask(responder, chosen, system, sampling, batch_size, result)
@@ -226,7 +173,7 @@ def _about(responder: Responder) -> dict[str, Any]:
 @command()
 @click.option("--system", metavar="TEXT", help="System message of the conversation.")
 @speaker_options
-@sampling_options
+@sampling_options()
 @json_option
 def chat(system: str | None, as_json: bool, **options: Any) -> None:
     """Talk with a model in the terminal.
@@ -237,8 +184,8 @@ def chat(system: str | None, as_json: bool, **options: Any) -> None:
     from speakeasy.cli.conversation import Conversation
     from speakeasy.training.inference import Responder
 
-    responder = Responder.open(_speaker(options), say)
-    talk = Conversation(responder, _sampling(options), sys.stderr if as_json else sys.stdout)
+    responder = Responder.open(speaker_of(options), say)
+    talk = Conversation(responder, sampling_of(options), sys.stderr if as_json else sys.stdout)
     if system:
         talk.set_system(system)
     talk.run()

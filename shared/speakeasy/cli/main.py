@@ -20,6 +20,10 @@ from speakeasy.errors import SpeakeasyError
 
 COMMANDS = {
     "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
+    "compare": (
+        "speakeasy.cli.compare:compare",
+        "Put runs side by side and draw the verdict.",
+    ),
     "completion": ("speakeasy.cli.completion:completion", "Print the tab completion script."),
     "convert": (
         "speakeasy.cli.convert:convert",
@@ -31,9 +35,17 @@ COMMANDS = {
     ),
     "data": ("speakeasy.cli.data:data", "Check, convert and split conversations."),
     "doctor": ("speakeasy.cli.doctor:doctor", "Say what would run here, and what is missing."),
+    "evaluate": (
+        "speakeasy.cli.evaluate:evaluate",
+        "Score a model and measure its answers.",
+    ),
     "export": ("speakeasy.cli.export:export", "Fuse a run into a model that anyone can load."),
     "generate": ("speakeasy.cli.generate:generate", "Answer prompts with a model."),
     "pretrain": ("speakeasy.cli.pretrain:pretrain", "Go on pre-training a model on raw text."),
+    "prompts": (
+        "speakeasy.cli.prompts:prompts",
+        "List the evaluation prompts, and write dialogues to record.",
+    ),
     "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),
     "train": ("speakeasy.cli.train:train", "Adapt a model to conversations with LoRA."),
     "vocab": ("speakeasy.cli.vocab:vocab", "Give a model words of its own."),

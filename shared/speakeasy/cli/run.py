@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,18 +29,41 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Where the stages' directories go.  [default: runs/ and the recipe's name]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done, and what time, memory and disk it would take; do nothing.",
+)
+@click.option(
+    "--copy",
+    "copy_to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the recipe to this new file, to be changed, and do nothing else.",
+)
 @json_option
-def run(recipe: str, output_dir: Path | None, dry_run: bool, as_json: bool) -> None:
+def run(
+    recipe: str, output_dir: Path | None, dry_run: bool, copy_to: Path | None, as_json: bool
+) -> None:
     """Carry out a recipe, stage by stage.
 
-    RECIPE is a TOML file, or the name of a packaged one: demo. Each stage has a directory of its
-    own. Typed again, the command passes over what is done, goes on with what was interrupted,
-    and does again what has changed.
+    RECIPE is a TOML file, or the name of a packaged one: demo, catalan-spanish-1b,
+    catalan-spanish-3b, catalan-spanish-8b-4bit. Each stage has a directory of its own. Typed
+    again, the command passes over what is done, goes on with what was interrupted, and does again
+    what has changed and what depends on it.
+
+    \b
+    Examples:
+      speakeasy run demo --dry-run
+      speakeasy run demo
+      speakeasy run catalan-spanish-1b --copy mine.toml
     """
     from speakeasy.workflow.recipe import load_recipe
 
     found = load_recipe(recipe)
+    if copy_to is not None:
+        _copy(recipe, copy_to, as_json)
+        return
     root = output_dir or Path("runs") / found.name
     say(f"{found.name}: {found.description}" if found.description else found.name)
     say(f"output: {root}")
@@ -51,11 +76,28 @@ def run(recipe: str, output_dir: Path | None, dry_run: bool, as_json: bool) -> N
     if as_json:
         emit(_record(found, root, outcomes))
     else:
-        _show(outcomes)
+        from speakeasy.cli.run_results import show
+
+        show(outcomes)
+
+
+def _copy(recipe: str, target: Path, as_json: bool) -> None:
+    from speakeasy.errors import RunError
+    from speakeasy.files import write_text
+    from speakeasy.workflow.recipe import recipe_text
+
+    if target.exists():
+        raise RunError(f"--copy {target}: exists already; choose another name")
+    write_text(target, recipe_text(recipe))
+    if as_json:
+        emit({"recipe": recipe, "copy": str(target)})
+        return
+    say(f"{target}: the recipe; relative paths in it start where it lies")
+    say(f"carry it out: speakeasy run {shlex.quote(str(target))}")
 
 
 class Terminal:
-    """A ``workflow.stages.Follower`` for people: lines and progress bars on stderr."""
+    """A ``workflow.stages.kind.Follower`` for people: lines and progress bars on stderr."""
 
     def say(self, line: str) -> None:
         """A line."""
@@ -85,18 +127,38 @@ class Terminal:
 
 
 def _dry_run(recipe: Recipe, root: Path, as_json: bool) -> None:
+    from speakeasy.cli.run_results import plan_table, totals
+    from speakeasy.workflow.costs import Estimator, total
     from speakeasy.workflow.execute import standings
 
-    found = list(standings(recipe, root))
-    for number, (stage, standing) in enumerate(found, 1):
-        say(f"stage {number} of {len(found)}, {stage.name}: {standing.action} ({standing.reason})")
+    estimator = Estimator()
+    found = [(*pair, estimator.cost(pair[0])) for pair in standings(recipe, root)]
+    whole = total([cost for _, standing, cost in found if standing.action != "skip"])
     if as_json:
         stages = [
-            {"name": stage.name, "kind": stage.kind, "action": standing.action,
-             "reason": standing.reason, "directory": str(root / stage.name)}
-            for stage, standing in found
-        ]  # fmt: skip
-        emit({"recipe": recipe.source, "output_dir": str(root), "stages": stages})
+            {
+                "name": stage.name,
+                "kind": stage.kind,
+                "action": standing.action,
+                "reason": standing.reason,
+                "directory": str(root / stage.name),
+                "estimate": dataclasses.asdict(cost),
+            }
+            for stage, standing, cost in found
+        ]
+        emit(
+            {
+                "recipe": recipe.source,
+                "output_dir": str(root),
+                "stages": stages,
+                "estimate": dataclasses.asdict(whole),
+            }
+        )
+        return
+    console().print(plan_table(found))
+    for stage, _, cost in found:
+        say(f"{stage.name}: {cost.how}")
+    say(totals(whole))
 
 
 def _record(recipe: Recipe, root: Path, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -116,34 +178,3 @@ def _record(recipe: Recipe, root: Path, outcomes: list[Outcome]) -> dict[str, An
             for outcome in outcomes
         ],
     }
-
-
-def _show(outcomes: list[Outcome]) -> None:
-    """The result of every stage, then where everything lies."""
-    from speakeasy.cli.summary import summary_table
-
-    for outcome in outcomes:
-        say()
-        if outcome.stage.kind == "train":
-            console().print(summary_table(outcome.result))
-        else:
-            console().print(_answers_table(outcome.result))
-    say()
-    for outcome in outcomes:
-        say(f"{outcome.stage.name}: {outcome.directory}")
-        if outcome.stage.kind == "train":
-            say(f"  adapter: {outcome.result['adapter']}")
-            say(f"  talk with it: speakeasy chat --run {outcome.directory}")
-
-
-def _answers_table(result: dict[str, Any]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="the same prompts, before and after", show_lines=True)
-    for name in ("prompt", "before", "after"):
-        table.add_column(name, ratio=1)
-    for answer in result["answers"]:
-        # Text, since an answer may hold square brackets, which rich reads as markup.
-        table.add_row(*(Text(answer[side]) for side in ("prompt", "base", "trained")))
-    return table

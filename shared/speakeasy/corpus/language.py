@@ -55,6 +55,16 @@ class LanguageFinder:
         wanted, own = next((name, value) for name, value in ranking if name in self.languages)
         return wanted if own >= LEAST_RATIO * likelihood else best
 
+    def choose(self, text: str) -> str:
+        """The likeliest of the wanted languages, however short the text or likely another."""
+        ranking = self._identifier.rank(sample(text))
+        return next(name for name, _ in ranking if name in self.languages)
+
+
+def knows_language(code: str) -> bool:
+    """Whether py3langid can find a language."""
+    return code in _identifier().labels
+
 
 def sample(text: str) -> str:
     """At most ``SAMPLE_CHARACTERS`` of a text, from three places."""

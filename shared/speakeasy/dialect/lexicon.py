@@ -7,6 +7,8 @@ the guide that this project implements are here as the guide lists them, word fo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from speakeasy.dialect.toml_tables import read_tables
+from speakeasy.dialect.variety import CATALONIA, Variety, read_variety
 from speakeasy.errors import DataError
 from speakeasy.files import read_text
 
@@ -52,7 +55,6 @@ CATEGORIES = (
 CONSTRUCTIONS = ("calque", "grammar")
 """Categories of constructions, which are found by a pattern and are no words for a vocabulary."""
 
-LANGUAGES = ("ca", "es-ca", "es")
 REGISTERS = ("neutral", "informal", "vulgar")
 WEIGHTS = (0.25, 0.5, 1.0)
 
@@ -71,7 +73,8 @@ class Entry:
     Attributes:
         form: dictionary form, NFC; unique. Of a construction, its name.
         category: one of ``CATEGORIES``.
-        language: ``ca`` Catalan inside Spanish; ``es-ca`` regional Spanish; ``es`` general slang.
+        language: of the variety's: ``ca`` Catalan inside Spanish; ``es-ca`` regional Spanish;
+            ``es`` general slang.
         forms: surface forms that occur.
         gloss_en: what it means, in English.
         gloss_es: the same in standard Spanish.
@@ -132,6 +135,24 @@ class Lexicon:
 
     entries: tuple[Entry, ...]
     anti: tuple[AntiEntry, ...]
+    variety: Variety = CATALONIA
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Those of ``CATEGORIES`` that an entry has."""
+        own = {entry.category for entry in self.entries}
+        return tuple(category for category in CATEGORIES if category in own)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that decides what is found in a text; notes and glosses do not."""
+        parts = [[self.variety.matrix, self.variety.contact]]
+        for entry in self.entries:
+            found = [entry.form, entry.category, entry.language, str(entry.weight), *entry.forms]
+            parts.append([*found, entry.pattern.pattern if entry.pattern else ""])
+        for anti in self.anti:
+            parts.append([anti.form, *anti.forms, anti.pattern.pattern if anti.pattern else ""])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @cache
@@ -144,6 +165,8 @@ def packaged_lexicon() -> Lexicon:
 def load_lexicon(path: Path) -> Lexicon:
     """Read and check a lexicon in the form of the packaged one.
 
+    A file without a ``[variety]`` is of the packaged one's: the Spanish of Catalonia.
+
     Raises:
         DataError: it cannot be read, or an entry breaks a rule of the format; names file, line
             and entry.
@@ -153,12 +176,14 @@ def load_lexicon(path: Path) -> Lexicon:
 
 
 def _parse(path: Path, text: str) -> Lexicon:
-    tables = read_tables(path, text, ("entry", "anti"))
+    tables = read_tables(path, text, ("entry", "anti"), single="variety")
     if not tables["entry"]:
         raise DataError(f"{path}: holds no [[entry]]; expected one at least")
+    variety = read_variety(path, tables["variety"][0]) if tables["variety"] else CATALONIA
     return Lexicon(
-        tuple(_entry(fields) for fields in _each(path, tables["entry"])),
+        tuple(_entry(fields, variety) for fields in _each(path, tables["entry"])),
         tuple(_anti(fields) for fields in _each(path, tables["anti"])),
+        variety,
     )
 
 
@@ -178,12 +203,12 @@ def _each(path: Path, tables: list[tuple[int, Any]]) -> list[_Fields]:
     return result
 
 
-def _entry(fields: _Fields) -> Entry:
+def _entry(fields: _Fields, variety: Variety) -> Entry:
     fields.require(_ENTRY_FIELDS, optional=(*_PATTERN_FIELDS, "seed"))
     entry = Entry(
         form=fields.word("form"),
         category=fields.choice("category", CATEGORIES),
-        language=fields.choice("language", LANGUAGES),
+        language=fields.choice("language", variety.languages),
         forms=fields.words("forms"),
         gloss_en=fields.text("gloss_en"),
         gloss_es=fields.text("gloss_es"),

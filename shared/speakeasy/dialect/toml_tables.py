@@ -16,7 +16,9 @@ Table = tuple[int, Any]
 """The line that a table begins on, from 1, and the table, which may be anything as yet."""
 
 
-def read_tables(path: Path, text: str, names: Collection[str]) -> dict[str, list[Table]]:
+def read_tables(
+    path: Path, text: str, names: Collection[str], *, single: str = ""
+) -> dict[str, list[Table]]:
     """The tables of a TOML text by name, each name present, in the text's order.
 
     Where tables are written in line (``prompt = [{...}]``) they have no header to count, and
@@ -26,6 +28,8 @@ def read_tables(path: Path, text: str, names: Collection[str]) -> dict[str, list
         path: names the file in messages.
         text: its content.
         names: the lists that it may hold.
+        single: the one plain table, such as ``[variety]``, that it may hold beside them; comes
+            as a list of one, or of none.
 
     Raises:
         DataError: it is not TOML, holds something else, or one of the names is no list.
@@ -38,9 +42,14 @@ def read_tables(path: Path, text: str, names: Collection[str]) -> dict[str, list
         raise DataError(f"{path}:{line}: not TOML: {_TOML_LINE.sub('', str(error))}") from None
     expected = " and ".join(f"[[{name}]]" for name in names)
     for name in document:
-        if name not in names:
+        if name not in names and name != single:
             raise DataError(f"{path}: holds {name!r}; expected {expected} tables alone")
-    return {name: _numbered(path, text, name, document) for name in names}
+    tables = {name: _numbered(path, text, name, document) for name in names}
+    if single:
+        header = re.search(rf"^\s*\[\s*{re.escape(single)}\s*\]", text, re.MULTILINE)
+        line = text.count("\n", 0, header.end()) + 1 if header else 1
+        tables[single] = [(line, document[single])] if single in document else []
+    return tables
 
 
 def _numbered(path: Path, text: str, name: str, document: Mapping[str, Any]) -> list[Table]:

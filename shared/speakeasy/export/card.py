@@ -6,11 +6,11 @@ run's own and the gate's; nothing is claimed that is not in ``export.json`` or t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from speakeasy.config import PretrainConfig, TrainConfig
+from speakeasy.config import PretrainConfig
 from speakeasy.export.material import Material, license_of
+from speakeasy.training.ancestry import data_names
 from speakeasy.weights.directory import read_json_object
 
 _FIGURES = {
@@ -109,7 +109,7 @@ def _figures(material: Material) -> str:
     kind = "continued pre-training on raw text" if isinstance(run.config, PretrainConfig) else (
         "training on conversations"
     )  # fmt: skip
-    lines = ["## Training", "", f"{kind.capitalize()}; data: {_data(run.config)}.", ""]
+    lines = ["## Training", "", f"{kind.capitalize()}; data: {data_names(run.config)}.", ""]
     did = f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {_where(material, summary)}."
     if material.other_base is not None:
         return "\n".join(
@@ -139,14 +139,6 @@ def _where(material: Material, summary: dict[str, Any]) -> str:
         f"base in {part['quantization'] or part['precision']}"
         for part in parts
     )
-
-
-def _data(config: TrainConfig | PretrainConfig) -> str:
-    """The names of the files, without the places where they lay."""
-    files = config.corpus.paths if isinstance(config, PretrainConfig) else config.data.train
-    if not files:
-        return "what is packaged with speakeasy"
-    return ", ".join(Path(file).name for file in files)
 
 
 def _vocabulary(material: Material) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from speakeasy.config import PretrainConfig
 from speakeasy.errors import AdapterError, ModelError, RunError, UsageError
+from speakeasy.training.ancestry import ancestors
 from speakeasy.training.inference import given_run
 from speakeasy.training.run import Run, held_in
 from speakeasy.weights.adapters import Adapter, read_adapter_and_rows
@@ -220,50 +221,10 @@ def base_name(model: ModelDirectory) -> str:
     Followed are the records of exports, of ``vocab expand`` and of runs, from directory to
     directory. A directory that no record explains goes by its own name.
     """
-    *_, (name, path) = _lineage(model)
+    *_, (name, path) = ancestors(model)
     if name == "starter":
         return HUB_ID
     return name if path is None else path.name
-
-
-def _lineage(model: ModelDirectory) -> Iterator[tuple[str, Path | None]]:
-    """A model and what it was made from, in turn: names, and directories where there are any."""
-    name, path, seen = model.name, model.path, set[Path]()
-    local = is_local(name)
-    while path is not None and path not in seen:
-        seen.add(path)
-        yield name, path if local else None
-        earlier = _made_from(path) if local else None
-        if earlier is None:
-            return
-        name, local = earlier, is_local(earlier)
-        if not local:
-            yield name, None
-            return
-        path = Path(name).expanduser().resolve()
-
-
-def _made_from(path: Path) -> str | None:
-    """The name, or the place, of the model before this one; None where it cannot be told."""
-    if (path / "export.json").is_file():
-        return _text(read_json_object(path / "export.json"), "name")
-    if (path / "run.toml").is_file():
-        run = Run(path)
-        name, place = run.config.model, str(run.environment.get("model_directory"))
-        from_hub = f"models--{name.replace('/', '--')}" in place  # the Hub's cache
-        return name if name == "starter" or from_hub else place
-    if (path / "expansion.json").is_file():
-        record = read_json_object(path / "expansion.json")
-        name_of = _text(record, "name")
-        known = name_of == "starter" or "Hub" in (_text(record, "source") or "")
-        return name_of if known or (name_of and is_local(name_of)) else None
-    return "starter" if (path / "source.json").is_file() else None
-
-
-def _text(record: dict[str, Any], key: str) -> str | None:
-    base = record.get("base")
-    value = base.get(key) if isinstance(base, dict) else None
-    return value if isinstance(value, str) and value else None
 
 
 def license_of(model: ModelDirectory) -> str:
@@ -271,7 +232,7 @@ def license_of(model: ModelDirectory) -> str:
 
     It is looked for in the directory and in those that it was made from.
     """
-    places = [model.path, *(path for _, path in _lineage(model) if path is not None)]
+    places = [model.path, *(path for _, path in ancestors(model) if path is not None)]
     return next((said for path in places if (said := _license(path))), "other")
 
 

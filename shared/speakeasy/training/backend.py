@@ -218,6 +218,10 @@ class Backend(Protocol):
         """The device that an engine would run on."""
         ...
 
+    def matmul_rate(self, precision: Precision) -> float:
+        """Floating-point operations a second of a large square product, measured now."""
+        ...
+
     def load(self, options: EngineOptions) -> Engine:
         """Load a model, put the adapter in, make the optimizer."""
         ...

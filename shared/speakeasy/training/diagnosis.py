@@ -7,20 +7,25 @@ import importlib.util
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from speakeasy import __version__
+from speakeasy.batches.render import render_all
 from speakeasy.batches.templates import ensure_chat_template
-from speakeasy.config import TrainConfig
+from speakeasy.config import DataConfig, TrainConfig
+from speakeasy.data.dataset import starter_conversations
 from speakeasy.errors import BackendError, DoesNotFitError, ModelError
 from speakeasy.training.backend import REGISTRY, Device, Selection, missing, open_backend, select
+from speakeasy.training.outlook import Amounts, outlook
 from speakeasy.training.planning import SUPPORTED
 from speakeasy.training.preflight import place
 from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import (
+    ModelShape,
     linear_layers,
     model_shape,
     normalized_rope,
@@ -36,12 +41,18 @@ PACKAGES = (
     "liger-kernel", "mlx", "mlx-lm",
 )  # fmt: skip
 
+SAMPLED = 8
+"""Every so many of the packaged conversations are tokenised, to learn how long they are."""
 
-def diagnose(model: str | None = None, say: Say = lambda line: None) -> Facts:
+
+def diagnose(
+    model: str | None = None, approaches: Sequence[int] = (1, 2), say: Say = lambda line: None
+) -> Facts:
     """Look at the machine and, where one is named, at a model.
 
     Args:
         model: as for ``resolve_model``; it is found or fetched, never loaded.
+        approaches: of the guide's, those that are costed for the model.
         say: called with a line before each slow step.
 
     Returns:
@@ -66,7 +77,7 @@ def diagnose(model: str | None = None, say: Say = lambda line: None) -> Facts:
     facts["model_directory"] = None
     if model is not None:
         try:
-            facts |= _model_facts(model, chosen, say)
+            facts |= _model_facts(model, chosen, approaches, say)
         except ModelError as error:
             problems.append(str(error))
     return facts | {"problems": problems, "advice": advice}
@@ -158,15 +169,19 @@ def _advice(selection: Selection, device: Device) -> list[str]:
     return advice
 
 
-def _model_facts(name: str, chosen: tuple[Selection, Device] | None, say: Say) -> Facts:
-    """What a model is, and whether training with the defaults would fit.
+def _model_facts(
+    name: str, chosen: tuple[Selection, Device] | None, approaches: Sequence[int], say: Say
+) -> Facts:
+    """What a model is, whether training with the defaults would fit, and what the guide's
+    approaches would take.
 
     Raises:
         ModelError: it cannot be found, or is unsound.
     """
     model = resolve_model(name, say=say)
     shape = model_shape(model.path)
-    template = ensure_chat_template(load_tokenizer(model.path))
+    tokenizer = load_tokenizer(model.path)
+    template = ensure_chat_template(tokenizer)
     facts: Facts = {
         "name": name,
         "source": model.source,
@@ -183,9 +198,11 @@ def _model_facts(name: str, chosen: tuple[Selection, Device] | None, say: Say) -
         "chat_template": template.reason,
         "rope": _rope(model.path),
         "training": None,
+        "approaches": [],
     }
     if facts["supported"] and chosen is not None:
         facts["training"] = _training(model.path, *chosen)
+        facts["approaches"] = _approaches(shape, tokenizer, *chosen, approaches, say)
     return {"model_directory": str(model.path), "model": facts}
 
 
@@ -221,3 +238,21 @@ def _training(path: Path, selection: Selection, device: Device) -> Facts:
         "fits": verdict is None,
         "verdict": verdict,
     }
+
+
+def _approaches(
+    shape: ModelShape,
+    tokenizer: Any,
+    selection: Selection,
+    device: Device,
+    approaches: Sequence[int],
+    say: Say,
+) -> list[Facts]:
+    """The guide's approaches, with its amounts of data like the packaged conversations."""
+    say(f"measuring how fast {device.name} multiplies matrices in {device.precision}")
+    rate = open_backend(selection.name).matmul_rate(device.precision)
+    sample = starter_conversations()[::SAMPLED]
+    amounts = Amounts.like(render_all(tokenizer, sample, DataConfig().max_length).items)
+    return [
+        outlook(approach, shape, selection.name, device, rate, amounts) for approach in approaches
+    ]

@@ -274,7 +274,7 @@ def find_adapter(speaker: Speaker) -> tuple[Run | None, Path | None]:
         )
     if not run.adapter.is_dir():
         if run.summary is not None:
-            raise RunError(f"{run.adapter}: is gone; put it back, or train again in a new directory")
+            raise RunError(f"{run.adapter}: is gone; put it back, or train again elsewhere")
         raise RunError(f"{path}: has no adapter yet; finish the run with: {run.resume_command}")
     return run, run.adapter
 

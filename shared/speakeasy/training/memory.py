@@ -1,8 +1,9 @@
 """How much memory a plan needs, and how much a run has taken.
 
 The estimate counts what a step must hold at once: the frozen weights, the trainable weights
-with their gradients and AdamW's moments, the activations that the backward pass needs, and one
-chunk of logits. Nothing in it grows with batch x vocabulary.
+with their gradients and AdamW's moments, the activations that the backward pass needs, and a
+chunk of logits. Nothing in it grows with batch x vocabulary. On a CPU the process is counted, on a
+GPU its memory: there is no interpreter in that. ``benchmarks.memory`` holds it against runs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import re
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,12 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 float32 for 256 scales (https://arxiv.org/abs/2305.14314, section 3). MLX's 4 bits take 0.5625."""
 LOGITS_CHUNK = 64 * 2**20
 OVERHEAD = {"torch": 500 * 2**20, "mlx": 250 * 2**20}
-"""What the process holds before a model is loaded: the interpreter and the framework."""
+"""What the process holds before a model is loaded: the interpreter and the framework. On a GPU,
+what the framework sets aside for its own work."""
+HEAP_HOLES = 0.25
+"""Share of the activations that PyTorch's heap takes on top of them on a CPU. They lie on glibc's
+heap, and rows of ever other lengths leave holes that the next ones do not fit into; measured with
+the heap trimmed after each step. (MLX keeps a cache of its own and has none.)"""
 
 
 def peak_process_bytes() -> int:
@@ -53,6 +60,11 @@ def available_bytes() -> int:
         return free
 
 
+def attended(lengths: Sequence[int]) -> int:
+    """Mean length of the segment that a token lies in, tokens: long segments hold more of them."""
+    return round(sum(length * length for length in lengths) / sum(lengths))
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """Bytes, by what holds them."""
@@ -61,6 +73,7 @@ class MemoryEstimate:
     trainable: int
     activations: int
     logits: int
+    heap_holes: int
     overhead: int
 
     @property
@@ -75,9 +88,11 @@ def estimate(
     trainable: int,
     *,
     backend: str,
+    kind: str,
     precision: Precision,
     use_4bit: bool,
     row_length: int,
+    segment: int,
     rows_per_pass: int,
     gradient_checkpointing: bool,
     whole: bool = False,
@@ -85,11 +100,13 @@ def estimate(
     """Memory of a training step.
 
     Args:
+        kind: of the device, see ``backend.Device``.
+        segment: tokens of the conversation or piece within which a token attends (``attended``).
         trainable: parameters that are trained: each has a float32 value, its gradient and AdamW's
             two moments.
         rows_per_pass: packed rows that go through the model at once.
         whole: every weight is trained, so none is frozen beside the trained ones; and when a state
-            is saved, the copies of weights and moments are as large as these.
+            is saved, the process's copies of weights and moments are as large as these.
     """
     width = BYTES[precision]
     head = shape.vocab_size * shape.hidden_size
@@ -101,7 +118,7 @@ def estimate(
     if whole:
         weights = 0
     positions = row_length * rows_per_pass
-    per_block = width * _activation_floats(shape, lora, backend, row_length)
+    per_block = width * _activation_floats(shape, lora, backend, segment)
     if backend == "torch" and width < 4:
         per_block += 4 * _adapted_inputs(shape)
     if lora.dora:
@@ -109,11 +126,13 @@ def estimate(
         weights += _dora_weights(shape, backend, width, linears, use_4bit, gradient_checkpointing)
     kept = shape.layers * (width * shape.hidden_size if gradient_checkpointing else per_block)
     working = per_block if gradient_checkpointing else 0
+    activations = int(positions * (kept + working))
     return MemoryEstimate(
         weights=int(weights),
-        trainable=(28 if whole else 16) * trainable,
-        activations=int(positions * (kept + working)),
+        trainable=(28 if whole and kind == "cpu" else 16) * trainable,
+        activations=activations,
         logits=3 * LOGITS_CHUNK,
+        heap_holes=int(HEAP_HOLES * activations) if (backend, kind) == ("torch", "cpu") else 0,
         overhead=OVERHEAD[backend],
     )
 
@@ -151,13 +170,14 @@ def _dora_weights(
     return 4 * 3 * inner * hidden + width * kept
 
 
-def _activation_floats(shape: ModelShape, lora: LoraConfig, backend: str, row_length: int) -> int:
-    """Numbers that one position leaves behind in one block for the backward pass."""
+def _activation_floats(shape: ModelShape, lora: LoraConfig, backend: str, segment: int) -> int:
+    """Numbers that one position leaves behind in one block for the backward pass. MLX keeps the
+    attention scores, too, PyTorch's kernel makes them again."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 2 * 3 * hidden
     attention = 3 * query + 4 * key + 2 * hidden
     mlp = 4 * inner + hidden
     if backend == "mlx":
-        attention += 2 * shape.heads * row_length
+        attention += shape.heads * segment
     return norms + attention + mlp + 7 * lora.r

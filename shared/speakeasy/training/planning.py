@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import RenderedSet
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import ModelError
 from speakeasy.training.backend import Device, Selection, open_backend, select
+from speakeasy.training.memory import attended
 from speakeasy.training.preflight import place
 from speakeasy.training.prepare import prepare
 from speakeasy.training.raw_text import prepare_text
@@ -83,7 +85,15 @@ def plan(
         select_layers(linear_layers(model.path), config.lora.targets) if config.trains_lora else {}
     )
     trainable = trainable_parameters(config, shape, layers, rows)
-    placement = place(config, shape, trainable, selection.name, device, force=force)
+    placement = place(
+        config,
+        shape,
+        trainable,
+        selection.name,
+        device,
+        segment=attended(item_lengths(prepared.train.items)),
+        force=force,
+    )
     return Session(
         config=replace(config, gradient_checkpointing=placement.gradient_checkpointing),
         selection=selection,

@@ -34,6 +34,7 @@ def place(
     backend: str,
     device: Device,
     *,
+    segment: int | None = None,
     force: bool = False,
 ) -> Placement:
     """The fastest placement that fits: many rows at once on a GPU, one on a CPU (where more
@@ -41,6 +42,8 @@ def place(
 
     Args:
         config: with precision resolved.
+        segment: tokens of the conversation or piece within which a token attends, in the mean over
+            tokens; None for the worst, a whole row.
         force: take the leanest placement even if it does not fit.
 
     Raises:
@@ -48,14 +51,14 @@ def place(
     """
     leanest = None
     for rows, checkpointing in _candidates(config, backend, device):
-        needed = _estimate(config, shape, trainable, backend, rows, checkpointing)
+        needed = _estimate(config, shape, trainable, backend, device, segment, rows, checkpointing)
         leanest = Placement(rows, checkpointing, needed)
         if needed.total <= device.memory:
             return leanest
     assert leanest is not None
     if force:
         return leanest
-    advice = _advice(config, shape, trainable, backend, device)
+    advice = _advice(config, shape, trainable, backend, device, segment)
     raise DoesNotFitError(
         f"training needs about {gigabytes(leanest.estimate.total)} and {device.name} has "
         f"{gigabytes(device.memory)} free; {advice}"
@@ -87,6 +90,8 @@ def _estimate(
     shape: ModelShape,
     trainable: int,
     backend: str,
+    device: Device,
+    segment: int | None,
     rows: int,
     checkpointing: bool,
 ) -> MemoryEstimate:
@@ -95,9 +100,11 @@ def _estimate(
         config.lora,
         trainable,
         backend=backend,
+        kind=device.kind,
         precision=config.precision,
         use_4bit=config.use_4bit or shape.quantization is not None,
         row_length=config.row_length,
+        segment=min(segment or config.row_length, config.row_length),
         rows_per_pass=rows,
         gradient_checkpointing=checkpointing,
         whole=_whole(config),
@@ -105,7 +112,12 @@ def _estimate(
 
 
 def _advice(
-    config: JobConfig, shape: ModelShape, trainable: int, backend: str, device: Device
+    config: JobConfig,
+    shape: ModelShape,
+    trainable: int,
+    backend: str,
+    device: Device,
+    segment: int | None,
 ) -> str:
     """The first change, or set of changes, that makes the plan fit."""
     recomputed = replace(config, gradient_checkpointing=True)
@@ -121,7 +133,7 @@ def _advice(
     ]
     for options, changed in changes:
         checkpointing = bool(changed.gradient_checkpointing)
-        needed = _estimate(changed, shape, trainable, backend, 1, checkpointing)
+        needed = _estimate(changed, shape, trainable, backend, device, segment, 1, checkpointing)
         if needed.total <= device.memory:
             return f"it would fit with {options}"
     return "take a smaller model, or free memory; --force tries all the same"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from speakeasy.batches.render import RenderedSet, render_all
 from speakeasy.batches.types import Rendered
@@ -18,6 +18,8 @@ from speakeasy.data.formats import FORMATS, Format
 from speakeasy.data.split import hold_out
 from speakeasy.errors import DataError, UsageError
 from speakeasy.vocab.progress import Bar, no_bar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def prepare(
     """
     train, held_out, origin = conversations(config, seed)
     say(f"data: {origin}")
-    chosen = _take(train, config.max_train, seed), _take(held_out, config.max_eval, seed)
+    chosen = take(train, config.max_train, seed), take(held_out, config.max_eval, seed)
     with bar("tokenising", sum(len(side) for side in chosen)) as advance:
         learned, scored = (
             render_all(tokenizer, side, min(config.max_length, context), advance) for side in chosen
@@ -107,7 +109,8 @@ def _reader(name: str) -> Format | None:
     return name
 
 
-def _take(side: Sequence[Conversation], count: int, seed: int) -> Sequence[Conversation]:
+def take(side: Sequence[T], count: int, seed: int) -> Sequence[T]:
+    """A seeded choice of so many of a side, in their order; all of them for 0."""
     if not count or count >= len(side):
         return side
     chosen = sorted(random.Random(seed).sample(range(len(side)), count))

@@ -19,7 +19,7 @@ from speakeasy.batches.pieces import PIECES, TOKENS, Cutter, Joined, Piece, Piec
 from speakeasy.batches.types import RenderedSet
 from speakeasy.config import CorpusConfig
 from speakeasy.corpus.documents import Document, read_documents, text_files
-from speakeasy.corpus.starter import starter_text_files
+from speakeasy.corpus.starter import STARTER_DEFAULT, starter_text_files
 from speakeasy.errors import DataError
 from speakeasy.files import alone, disk_errors, new_directory
 from speakeasy.training.prepare import Prepared
@@ -64,8 +64,8 @@ def prepare_text(
     Raises:
         DataError: a file cannot be used, or nothing is left to learn or to score.
     """
-    files = _files(config.paths, "ca", "es-ca")
-    neutral_files = _files(config.replay, "es")
+    files = corpus_files(config)
+    neutral_files = replay_files(config)
     origin = ", ".join(config.paths) or "the packaged texts (ca, es-ca)"
 
     def tokenized(files: list[Path], holdout: float) -> Tokenized:
@@ -116,6 +116,16 @@ def _overlap(learned: Pieces, held_out: Pieces) -> int:
     """How many held-out pieces are also trained on, token for token."""
     seen = {hash(item.tokens_T.tobytes()) for item in learned}
     return sum(hash(item.tokens_T.tobytes()) in seen for item in held_out)
+
+
+def corpus_files(config: CorpusConfig) -> list[Path]:
+    """The files that are learned from, a share of which may be held out."""
+    return _files(config.paths, *STARTER_DEFAULT)
+
+
+def replay_files(config: CorpusConfig) -> list[Path]:
+    """The files of neutral text."""
+    return _files(config.replay, "es")
 
 
 def _files(paths: Sequence[str], *packaged: str) -> list[Path]:
@@ -178,6 +188,14 @@ def tokenize(
     )
 
 
+def document_draws(seed: int) -> Callable[[], float]:
+    """Draws one number a document, in their order.
+
+    A document whose number is below the share held out is held out, where there is room.
+    """
+    return np.random.Generator(np.random.PCG64([seed, 0])).random
+
+
 def _is_whole(place: Path) -> bool:
     parts = [place / side / name for side in (_TRAIN, _HELD_OUT) for name in (TOKENS, PIECES)]
     return all(file.is_file() for file in parts)
@@ -202,7 +220,7 @@ def _write(
     advance: Callable[[int], None],
 ) -> None:
     """Write both sides in one pass over the documents."""
-    generator = np.random.Generator(np.random.PCG64([seed, 0]))
+    draw = document_draws(seed)
     cutter = Cutter(tokenizer, row_length)
     held_out: list[Piece] = []
     room = HELD_OUT_TOKENS
@@ -215,7 +233,7 @@ def _write(
         nonlocal room
         for pieces in cutter.cut(texts(), advance):
             size = sum(len(ids) for ids, _, _ in pieces)
-            if generator.random() < holdout and size <= room:
+            if draw() < holdout and size <= room:
                 room -= size
                 held_out.extend(pieces)
             else:

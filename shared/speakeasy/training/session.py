@@ -81,16 +81,25 @@ class Session:
     @property
     def quantization(self) -> str | None:
         """What the frozen base is held in, if not in full precision."""
-        if self.shape.quantization is not None:
-            return self.shape.quantization
-        if not self.config.use_4bit:
-            return None
-        return "mlx 4-bit" if self.selection.name == "mlx" else "nf4"
+        return quantization(self.shape, self.config.use_4bit, self.selection.name)
 
     @property
     def base_form(self) -> str:
         """What the frozen base is held in: its quantisation, or its precision."""
         return self.quantization or self.config.precision
+
+
+def quantization(shape: ModelShape, use_4bit: bool, backend: str) -> str | None:
+    """What a base is held in, if not in full precision: as it is stored, or as a backend does it.
+
+    Args:
+        shape: of the model as it is stored.
+    """
+    if shape.quantization is not None:
+        return shape.quantization
+    if not use_4bit:
+        return None
+    return "mlx 4-bit" if backend == "mlx" else "nf4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +275,7 @@ def environment(session: Session) -> Record:
         "quantization": session.quantization,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": installed_packages(),
         "model_directory": str(session.model.path),
     }
     return {
@@ -277,6 +286,11 @@ def environment(session: Session) -> Record:
         "data_fingerprint": session.prepared.fingerprint,
         "parts": [{"first_step": 1, **machine}],
     }
+
+
+def installed_packages() -> dict[str, str]:
+    """The versions of the packages that a result can depend on, as far as they are installed."""
+    return {name: found for name in _PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -1,9 +1,9 @@
 """Experiment trackers: TensorBoard, Weights & Biases and trackio, each optional.
 
-A tracker follows a run and never steers it. What is not installed is refused before training;
-whatever fails later (a network, a disk) costs one warning, and that tracker is left alone. A
-resumed run goes on in the tracker run that it began: the names are kept in ``trackers.json`` of
-the run directory.
+A tracker follows a run, or is told the figures of an evaluation (``report``), and never steers it.
+What is not installed is refused at the beginning; whatever fails later (a network, a disk) costs
+one warning, and that tracker is left alone. A resumed run goes on in the tracker run that it began:
+the names are kept in ``trackers.json`` of the run directory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -34,6 +36,21 @@ _STEP_FIGURES = ("loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_
 _EVAL_FIGURES = ("loss", "bits_per_byte", "word_perplexity")
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a tracker run is about.
+
+    Attributes:
+        path: the directory that has it; trackers keep their files in it.
+        plan: as nested plain values.
+        saved: the last step with a state; what was logged after it is logged again.
+    """
+
+    path: Path
+    plan: Mapping[str, Any]
+    saved: int = 0
 
 
 class Tracker(Protocol):
@@ -62,7 +79,7 @@ class TrackerWatcher:
 
     def on_step(self, record: Record) -> None:
         """Log a training step."""
-        self._log(record, {f"train/{name}": record[name] for name in _STEP_FIGURES})
+        self.log({f"train/{name}": record[name] for name in _STEP_FIGURES}, record["step"])
 
     def on_evaluation_start(self, conversations: int) -> None:
         """Nothing."""
@@ -72,22 +89,24 @@ class TrackerWatcher:
 
     def on_evaluation(self, record: Record) -> None:
         """Log an evaluation."""
-        self._log(record, {f"eval/{name}": record[f"eval_{name}"] for name in _EVAL_FIGURES})
+        figures = {f"eval/{name}": record[f"eval_{name}"] for name in _EVAL_FIGURES}
+        self.log(figures, record["step"])
 
     def on_finish(self, summary: Record) -> None:
         """Nothing: every figure in it has been logged."""
+
+    def log(self, figures: Mapping[str, float | None], step: int) -> None:
+        """Log figures by name; those that are None are left out."""
+        with self._guarded():
+            if self._tracker is not None:
+                known = {name: value for name, value in figures.items() if value is not None}
+                self._tracker.log(known, step)
 
     def close(self, *, failed: bool) -> None:
         """End the tracker run."""
         with self._guarded():
             if self._tracker is not None:
                 self._tracker.close(failed=failed)
-
-    def _log(self, record: Record, figures: Mapping[str, float | None]) -> None:
-        with self._guarded():
-            if self._tracker is not None:
-                known = {name: value for name, value in figures.items() if value is not None}
-                self._tracker.log(known, record["step"])
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -134,12 +153,41 @@ def open_trackers(
     Raises:
         SpeakeasyError: a tracker's package is not installed.
     """
+    saved = states.steps_saved(run.states)
+    subject = Subject(run.path, plan_files.to_dict(run.config), saved[-1] if saved else 0)
+    with _opened(names, subject, say) as watchers:
+        yield watchers
+
+
+def report(
+    names: Sequence[str],
+    subject: Subject,
+    figures: Mapping[str, float | None],
+    say: Say = to_stderr,
+) -> None:
+    """Hand figures to trackers, once; those that are None are left out.
+
+    Args:
+        names: of ``tensorboard``, ``wandb`` and ``trackio``.
+        figures: by name; a prefix such as ``evaluation/`` is part of it.
+        say: called with a line for each warning.
+
+    Raises:
+        SpeakeasyError: a tracker's package is not installed.
+    """
+    with _opened(names, subject, say) as watchers:
+        for watcher in watchers:
+            watcher.log(figures, subject.saved)
+
+
+@contextmanager
+def _opened(names: Sequence[str], subject: Subject, say: Say) -> Iterator[list[TrackerWatcher]]:
     check_installed(names)
     watchers = []
     for name in dict.fromkeys(names):
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                tracker = _OPENERS[name](run, say)
+                tracker = _OPENERS[name](subject, say)
         except Exception as error:  # as in TrackerWatcher: whatever three libraries raise
             say(_warning(name, error))
         else:
@@ -158,9 +206,9 @@ def _warning(name: str, error: Exception) -> str:
     return f"warning: --report-to {name}: {reason}; the run goes on without it"
 
 
-def _identity(run: Run, tracker: str) -> str:
-    """A name for the tracker run that no other run has; the same whenever ``run`` is resumed."""
-    path = run.path / "trackers.json"
+def _identity(subject: Subject, tracker: str) -> str:
+    """A name for the tracker run that no other run has; the same whenever it is resumed."""
+    path = subject.path / "trackers.json"
     known = read_json(path) if path.exists() else {}
     if tracker not in known:
         known[tracker] = uuid.uuid4().hex[:8]
@@ -171,20 +219,21 @@ def _identity(run: Run, tracker: str) -> str:
 class _TensorBoard:
     """Event files in ``RUN/tensorboard``; a resumed run adds one that hides what it does again."""
 
-    def __init__(self, run: Run, say: Say) -> None:
+    def __init__(self, subject: Subject, say: Say) -> None:
+        import tomli_w
         from tensorboardX import SummaryWriter
 
-        folder = run.path / "tensorboard"
+        folder = subject.path / "tensorboard"
         earlier = len(list(folder.glob("*.tfevents.*")))
-        saved = states.steps_saved(run.states)
         self._writer = SummaryWriter(
             str(folder),
-            purge_step=(saved[-1] if saved else 0) + 1 if earlier else None,
+            purge_step=subject.saved + 1 if earlier else None,
             flush_secs=5,  # a kill costs no more than these
             filename_suffix=f".{earlier:03d}",  # names differ by the second alone otherwise
         )
         if not earlier:
-            plan = "".join(f"    {line}\n" for line in plan_files.dump(run.config).splitlines())
+            lines = tomli_w.dumps(subject.plan).splitlines()
+            plan = "".join(f"    {line}\n" for line in lines)
             self._writer.add_text("run.toml", plan)  # indented: Markdown for "as it is"
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -198,7 +247,7 @@ class _TensorBoard:
 class _Wandb:
     """A run on the W&B server, or offline in ``RUN/wandb``."""
 
-    def __init__(self, run: Run, say: Say) -> None:
+    def __init__(self, subject: Subject, say: Say) -> None:
         import wandb
 
         mode = os.environ.get("WANDB_MODE")
@@ -206,15 +255,15 @@ class _Wandb:
             mode = "offline"
             say(
                 "wandb: not logged in, so it writes offline; "
-                f"upload later with: wandb sync {run.path / 'wandb'}/offline-run-*"
+                f"upload later with: wandb sync {subject.path / 'wandb'}/offline-run-*"
             )
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=run.path.name,
-            id=_identity(run, "wandb"),
+            name=subject.path.name,
+            id=_identity(subject, "wandb"),
             resume=None if mode == "offline" else "allow",  # offline, the id alone joins them
-            dir=str(run.path),
-            config=plan_files.to_dict(run.config),
+            dir=str(subject.path),
+            config=dict(subject.plan),
             mode=mode,
             # Left alone, it would capture the terminal under the progress bars.
             settings=wandb.Settings(console="off", silent=True),
@@ -242,14 +291,14 @@ def _wandb_login() -> bool:
 class _Trackio:
     """A run in trackio's local store, or where its environment variables say."""
 
-    def __init__(self, run: Run, say: Say) -> None:
+    def __init__(self, subject: Subject, say: Say) -> None:
         import trackio
 
         self._run = trackio.init(
             project=PROJECT,
-            name=f"{run.path.name}-{_identity(run, 'trackio')}",
+            name=f"{subject.path.name}-{_identity(subject, 'trackio')}",
             resume="allow",
-            config=plan_files.to_dict(run.config),
+            config=dict(subject.plan),
             embed=False,
         )
         self._finish = trackio.finish
@@ -261,7 +310,7 @@ class _Trackio:
         self._finish()
 
 
-_OPENERS: Mapping[str, Callable[[Run, Say], Any]] = {
+_OPENERS: Mapping[str, Callable[[Subject, Say], Any]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
     "trackio": _Trackio,

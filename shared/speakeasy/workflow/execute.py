@@ -1,7 +1,8 @@
 """Carrying out a recipe: each stage once, again when what it reads has changed.
 
 Each stage's directory holds ``stage.json``: its kind, its plan, fingerprints of all that it
-read, and one fingerprint over these. A stage whose result is there and whose fingerprint is
+read, and one fingerprint over these. Until the stage has finished, that file lies beside the
+directory, as ``.NAME.stage.json``. A stage whose result is there and whose fingerprint is
 still the same is passed over; one that was interrupted goes on. What a changed stage made
 before is set aside, never deleted.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ from pathlib import Path
 from typing import Literal
 
 from speakeasy.errors import InterruptedRun, RunError
-from speakeasy.files import occupied
+from speakeasy.files import occupied, write_json
 from speakeasy.plan_files import to_dict
 from speakeasy.training.run import Record, read_json
+from speakeasy.workflow.places import in_root
 from speakeasy.workflow.recipe import Recipe, Stage
-from speakeasy.workflow.stages import KINDS, MANIFEST, Follower, Place, Say, result
+from speakeasy.workflow.stages import KINDS, result
+from speakeasy.workflow.stages.kind import Follower, Place, Say
 
+MANIFEST = "stage.json"
 Action = Literal["run", "resume", "rerun", "skip"]
 
 
@@ -67,15 +72,17 @@ def carry_out(recipe: Recipe, root: Path, follower: Follower) -> Iterator[Outcom
         if found.action == "rerun":
             follower.say(f"what it made before is kept in {_set_aside(directory)}")
         if found.action != "skip":
-            place = Place(root, stage, _manifest(stage, root, follower.say))
+            write_json(_pending(directory), _manifest(stage, root, follower.say))
             try:
-                KINDS[stage.kind].carry_out(place, follower)
+                KINDS[stage.kind].carry_out(_place(stage, root), follower)
             except InterruptedRun as error:
                 raise InterruptedRun(
                     f"stage {stage.name} stopped, its state is saved; go on with: "
                     f"speakeasy run {recipe.source} --output-dir {root}",
                     error.exit_status - 128,
                 ) from error
+        if _pending(directory).is_file():  # killed just before this line, it is still there
+            os.replace(_pending(directory), directory / MANIFEST)
         seconds = time.perf_counter() - started
         yield Outcome(stage, directory, found.action, seconds, result(stage, directory))
 
@@ -87,13 +94,14 @@ def standings(
 
     A stage that reads what an earlier one will make anew is shown as one to look at again.
     """
-    settled = True
+    settled: set[str] = set()
     for stage in recipe.stages:
-        if settled or not occupied(root / stage.name):
+        if settled.issuperset(stage.reads) or not occupied(root / stage.name):
             found = standing(stage, root, say)
         else:
             found = Standing("rerun", "again, if what it reads has changed by then")
-        settled &= found.action == "skip"
+        if found.action == "skip":
+            settled.add(stage.name)
         yield stage, found
 
 
@@ -106,24 +114,36 @@ def standing(stage: Stage, root: Path, say: Say = lambda line: None) -> Standing
     directory = root / stage.name
     if not occupied(directory):
         return Standing("run", "not done yet")
-    if not (directory / MANIFEST).is_file():
+    record = directory / MANIFEST
+    if not record.is_file():
+        record = _pending(directory)
+    if not record.is_file():
         raise RunError(
             f"{directory}: holds something that speakeasy run did not make; choose another "
             "--output-dir"
         )
-    then, now = read_json(directory / MANIFEST), _manifest(stage, root, say)
+    then, now = read_json(record), _manifest(stage, root, say)
     if then.get("fingerprint") != now["fingerprint"]:
         return Standing("rerun", f"done again, changed: {', '.join(_changes(then, now))}")
-    if (directory / KINDS[stage.kind].result).is_file():
-        return Standing("skip", "done already, nothing has changed")
-    return Standing("resume", "goes on where it was left")
+    if not (directory / KINDS[stage.kind].result).is_file():
+        return Standing("resume", "goes on where it was left")
+    return Standing("skip", "done already, nothing has changed")
+
+
+def _place(stage: Stage, root: Path) -> Place:
+    return Place(root / stage.name, in_root(stage.plan, root))
+
+
+def _pending(directory: Path) -> Path:
+    """Where the record of a stage lies until it has finished."""
+    return directory.with_name(f".{directory.name}.{MANIFEST}")
 
 
 def _manifest(stage: Stage, root: Path, say: Say) -> Record:
     facts = {
         "kind": stage.kind,
         "plan": to_dict(stage.plan),
-        "inputs": KINDS[stage.kind].inputs(stage, root, say),
+        "inputs": KINDS[stage.kind].inputs(_place(stage, root), say),
     }
     canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     return {**facts, "fingerprint": hashlib.sha256(canonical.encode()).hexdigest()}
@@ -153,4 +173,7 @@ def _set_aside(directory: Path) -> Path:
     number = 1
     while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
         number += 1
-    return directory.rename(aside)
+    directory.rename(aside)
+    if _pending(directory).is_file():
+        os.replace(_pending(directory), aside / MANIFEST)
+    return aside

@@ -4,18 +4,22 @@
 
     description = "One line for people."
 
+    [variety]                   # only for another variety than the packaged one
+    lexicon = "lexicon.toml"
+    prompts = "prompts.toml"
+
     [[stage]]
-    name = "train"              # of its directory
+    name = "lora"               # of its directory
     kind = "train"              # which plan it has, and what is done with it
     [stage.plan]                # a config.TrainConfig, where it differs from the defaults
     num_epochs = 1
 
     [[stage]]
-    name = "answers"
-    kind = "answers"
-    plan = { run = "train" }    # an AnswersPlan
+    name = "evaluation"
+    kind = "evaluate"
+    plan = { run = "stage:lora" }
 
-Relative paths in a recipe start where the recipe lies.
+The kinds and their plans are in ``plans``, what a plan may refer to in ``places``.
 """
 
 from __future__ import annotations
@@ -23,38 +27,23 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from speakeasy.config import TrainConfig
-from speakeasy.dialect.prompts import packaged_prompts
 from speakeasy.errors import RunError, UsageError
 from speakeasy.plan_files import from_dict
-from speakeasy.training.backend import Sampling
+from speakeasy.workflow.places import PREFIX, beside_recipe, references
+from speakeasy.workflow.plans import PLANS, Plan
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class AnswersPlan:
-    """Answers of a base model and of what training made of it, to the same prompts.
-
-    Attributes:
-        run: name of the train stage, which stands before this one.
-        prompts: ids of packaged prompts (``dialect.prompts``).
-        sampling: how tokens are chosen, on both sides.
-    """
-
-    run: str = "train"
-    prompts: tuple[str, ...] = ("greeting-01", "surprise-01", "farewell-01")
-    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=96, temperature=0.0))
-
-
-PLANS: Mapping[str, type] = {"train": TrainConfig, "answers": AnswersPlan}
-"""Kind of stage -> what its plan is."""
+_VARIETY = {
+    "expand": {"lexicon": "lexicon"},
+    "evaluate": {"lexicon": "lexicon", "prompts": "prompts"},
+}
+"""Kind -> field of its plan -> key of ``[variety]`` that it is filled from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +52,12 @@ class Stage:
 
     name: str
     kind: str
-    plan: Any
+    plan: Plan
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the stages that it reads, each once."""
+        return tuple(dict.fromkeys(found.stage for found in references(self.plan)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +90,25 @@ def load_recipe(source: str) -> Recipe:
         UsageError: there is no such recipe.
         RunError: it is no TOML, or something in it is wrong; names the file and the stage.
     """
+    text = recipe_text(source)
     if source in packaged_recipes():
-        text = (_folder() / f"{source}.toml").read_text(encoding="utf-8")
         return parse_recipe(text, source, source, Path.cwd())
     path = Path(source)
+    return parse_recipe(text, path.stem, source, path.resolve().parent)
+
+
+def recipe_text(source: str) -> str:
+    """The TOML text of a packaged recipe, or of a file.
+
+    Raises:
+        UsageError: there is no such recipe.
+        RunError: it is not UTF-8.
+    """
+    if source in packaged_recipes():
+        return (_folder() / f"{source}.toml").read_text(encoding="utf-8")
+    path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise RunError(f"{path}: not UTF-8; expected a TOML file") from None
     except OSError as error:
@@ -109,7 +116,6 @@ def load_recipe(source: str) -> Recipe:
             f"RECIPE {source}: cannot be read ({error.strerror}); expected a TOML file, or "
             f"{' or '.join(packaged_recipes())}"
         ) from error
-    return parse_recipe(text, path.stem, source, path.resolve().parent)
 
 
 def parse_recipe(text: str, name: str, source: str, base: Path) -> Recipe:
@@ -122,19 +128,20 @@ def parse_recipe(text: str, name: str, source: str, base: Path) -> Recipe:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RunError(f"{source}: not a TOML file ({error})") from None
-    _only(document, {"description", "stage"}, source)
+    _only(document, {"description", "variety", "stage"}, source)
     tables = document.get("stage", [])
     if not isinstance(tables, list) or not tables:
         raise RunError(f"{source}: no [[stage]] table; expected one at least")
     description = document.get("description", "")
     if not isinstance(description, str):
         raise RunError(f"{source}: description = {description!r}: expected text")
+    variety = _variety(document.get("variety", {}), source)
     stages: dict[str, Stage] = {}
     for number, table in enumerate(tables, 1):
-        stage = _stage(table, f"{source}: stage {number}", base)
+        stage = _stage(table, f"{source}: stage {number}", base, variety)
         if stage.name in stages:
             raise RunError(f"{source}: stage {number}: name {stage.name!r} is taken already")
-        _check_answers(stage, stages, source)
+        _check_references(stage, stages, source)
         stages[stage.name] = stage
     return Recipe(name, source, description, tuple(stages.values()))
 
@@ -152,7 +159,17 @@ def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
         raise RunError(f"{where}: unknown key {unknown[0]!r}; expected one of {sorted(known)}")
 
 
-def _stage(table: Any, where: str, base: Path) -> Stage:
+def _variety(table: Any, source: str) -> Mapping[str, str]:
+    if not isinstance(table, Mapping):
+        raise RunError(f"{source}: variety = {table!r}: expected a table")
+    _only(table, {"lexicon", "prompts"}, f"{source}: [variety]")
+    for key, value in table.items():
+        if not isinstance(value, str) or not value:
+            raise RunError(f"{source}: [variety]: {key} = {value!r}: expected a file's name")
+    return table
+
+
+def _stage(table: Any, where: str, base: Path, variety: Mapping[str, str]) -> Stage:
     if not isinstance(table, Mapping):
         raise RunError(f"{where}: expected a [[stage]] table")
     _only(table, {"name", "kind", "plan"}, where)
@@ -166,35 +183,28 @@ def _stage(table: Any, where: str, base: Path) -> Stage:
         raise RunError(f"{where} ({name}): kind = {kind!r}: expected one of {sorted(PLANS)}")
     if not isinstance(plan, Mapping):
         raise RunError(f"{where} ({name}): plan = {plan!r}: expected a table")
-    parsed: Any = from_dict(PLANS[kind], plan, f"{where} ({name})")
-    return Stage(name, kind, _placed(parsed, base) if isinstance(parsed, TrainConfig) else parsed)
+    whole = _of_variety(kind, variety, plan) | dict(plan)
+    parsed = from_dict(PLANS[kind], whole, f"{where} ({name})")
+    return Stage(name, kind, beside_recipe(parsed, base))
 
 
-def _placed(config: TrainConfig, base: Path) -> TrainConfig:
-    """The plan with its paths made absolute; a model is a path if it begins with a dot."""
-    data = replace(
-        config.data,
-        train=tuple(str(base / path) for path in config.data.train),
-        evaluation=tuple(str(base / path) for path in config.data.evaluation),
-    )
-    model = str(base / config.model) if config.model.startswith(".") else config.model
-    return replace(config, model=model, data=data)
+def _of_variety(kind: str, variety: Mapping[str, str], plan: Mapping[str, Any]) -> dict[str, str]:
+    """What ``[variety]`` fills in; nothing where the plan takes words or prompts from elsewhere."""
+    if plan.get("like") or plan.get("words") or plan.get("suggest"):
+        return {}
+    fields = _VARIETY.get(kind, {})
+    return {field: variety[key] for field, key in fields.items() if key in variety}
 
 
-def _check_answers(stage: Stage, before: Mapping[str, Stage], source: str) -> None:
-    """Find out now, not after the training, what an answers stage cannot do."""
-    if not isinstance(stage.plan, AnswersPlan):
-        return
-    runs = [name for name, earlier in before.items() if earlier.kind == "train"]
-    if stage.plan.run not in runs:
-        raise RunError(
-            f"{source}: stage {stage.name!r}: run = {stage.plan.run!r}: expected a train stage "
-            f"before it ({', '.join(runs) or 'there is none'})"
-        )
-    known = [prompt.id for prompt in packaged_prompts()]
-    for name in stage.plan.prompts:
-        if name not in known:
+def _check_references(stage: Stage, before: Mapping[str, Stage], source: str) -> None:
+    """Find out now, not after hours of training, which stage cannot be read."""
+    for found in references(stage.plan):
+        where = f"{source}: stage {stage.name!r}: {found.field} = {PREFIX + found.stage!r}"
+        fitting = [name for name, other in before.items() if other.kind in found.kinds]
+        if found.stage not in fitting:
+            kinds = " or ".join(found.kinds)
+            article = "an" if kinds[0] in "aeiou" else "a"
             raise RunError(
-                f"{source}: stage {stage.name!r}: prompts has {name!r}: expected ids of packaged "
-                f"prompts, such as {known[0]}"
+                f"{where}: expected {article} {kinds} stage before it "
+                f"({', '.join(fitting) or 'there is none'})"
             )

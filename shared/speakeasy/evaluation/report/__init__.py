@@ -1,0 +1,1 @@
+"""The HTML report of a comparison: one file that needs no other."""
