@@ -9,7 +9,6 @@ import click
 
 from speakeasy.cli.common import command, console, emit, json_option, progress, say
 from speakeasy.cli.evaluation_options import evaluation_options, plan_of
-from speakeasy.cli.run_results import duration
 from speakeasy.cli.speaker_options import model_options
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ def metrics_table(evaluation: Evaluation) -> Table:
 
     from speakeasy.dialect.variety import Variety
     from speakeasy.evaluation.measures import METRICS
+    from speakeasy.evaluation.tables import figure_text, interval_text
 
     variety = Variety(**evaluation.record["variety"])
     people = evaluation.record["answers"]["human"]
@@ -99,25 +99,12 @@ def metrics_table(evaluation: Evaluation) -> Table:
     for name, metric in evaluation.metrics.items():
         if metric.value is None:
             continue
-        interval, better = "", metric.better or ""
-        if metric.interval is not None:
-            interval = " to ".join(_figure(bound, metric.unit) for bound in metric.interval)
+        interval, better = interval_text(name, metric.interval), metric.better or ""
         if metric.better == "near" and people.get(name) is not None:
-            better = f"near {_figure(people[name], metric.unit)}"
+            better = f"near {figure_text(name, people[name])}"
         label = METRICS[name].label_for(variety)
-        table.add_row(label, _figure(metric.value, metric.unit), interval, better)
+        table.add_row(label, figure_text(name, metric.value), interval, better)
     return table
-
-
-def _figure(value: float, unit: str) -> str:
-    """A value as people read it: times and sizes in their units, shares in percent."""
-    if unit == "seconds":
-        return duration(value)
-    if unit == "bytes":
-        return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
-    if unit == "share":
-        return f"{value:.1%}"
-    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _some(evaluation: Evaluation) -> list[dict[str, Any]]:
