@@ -21,7 +21,7 @@ from speakeasy.errors import DataError, RunError, UsageError
 from speakeasy.evaluation.evaluate import evaluate
 from speakeasy.evaluation.fertility import fertility, running_words
 from speakeasy.evaluation.figures import bits_per_byte, word_perplexity
-from speakeasy.evaluation.measures import METRICS
+from speakeasy.evaluation.metric_kinds import METRICS
 from speakeasy.evaluation.plan import EvaluationPlan
 from speakeasy.evaluation.result import SETS, Evaluation, Score, is_evaluation
 from speakeasy.evaluation.scoring import score_sets

@@ -15,12 +15,12 @@ from speakeasy.dialect.lexicon import Lexicon, load_lexicon, packaged_lexicon
 from speakeasy.dialect.variety import Variety
 from speakeasy.evaluation.measures import (
     ANSWER_METRICS,
-    METRICS,
     AnswerTable,
     Measurer,
     differences,
     summarise,
 )
+from speakeasy.evaluation.metric_kinds import METRICS
 from speakeasy.evaluation.surface import training_ngrams
 from speakeasy.evaluation.words import sentences
 

@@ -86,7 +86,7 @@ def metrics_table(evaluation: Evaluation) -> Table:
     from rich.text import Text
 
     from speakeasy.dialect.variety import Variety
-    from speakeasy.evaluation.measures import METRICS
+    from speakeasy.evaluation.metric_kinds import METRICS
     from speakeasy.evaluation.tables import figure_text, interval_text
 
     variety = Variety(**evaluation.record["variety"])

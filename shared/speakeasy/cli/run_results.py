@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speakeasy.cli.common import console, say
+from speakeasy.evaluation.tables import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,16 +47,6 @@ def totals(whole: Cost) -> str:
 def _figures(cost: Cost) -> tuple[str, str, str]:
     seconds = _UNKNOWN if cost.seconds is None else duration(cost.seconds)
     return seconds, _size(cost.memory_bytes), _size(cost.disk_bytes)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _size(count: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,23 +152,13 @@ def _require_free(output_dir: Path | None) -> None:
 
 def _with_forms_of(corpus: Sequence[Path], words: Sequence[Word], tokenizer: Source) -> list[Word]:
     """The words with those of their other forms that occur in files of text or conversations."""
-    from speakeasy.corpus.documents import read_documents
-    from speakeasy.data.dataset import load_conversations
-    from speakeasy.vocab.material import find_material
+    from speakeasy.vocab.material import find_material, running_texts
     from speakeasy.vocab.mining import count_forms
     from speakeasy.vocab.words import forms_in_corpus
 
     material = find_material(corpus)
     say(f"corpus: counting the forms in {len(material.files):,} files")
-
-    def texts() -> Iterator[str]:
-        if material.conversations:
-            for item in load_conversations(material.conversations):
-                yield from (turn.content for turn in item.turns)
-        if material.texts:
-            yield from (document.text for document in read_documents(material.texts))
-
-    return forms_in_corpus(words, count_forms(tokenizer, texts()))
+    return forms_in_corpus(words, count_forms(tokenizer, running_texts(material)))
 
 
 def _show_plan(plan: Expansion) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speakeasy import plan_files
 from speakeasy.data.chat import Conversation
-from speakeasy.dialect.lexicon import Lexicon, load_lexicon, packaged_lexicon
+from speakeasy.dialect.lexicon import load_lexicon, packaged_lexicon
 from speakeasy.errors import DataError, RunError, UsageError
 from speakeasy.evaluation.answers import ask, check_room, questions_of
 from speakeasy.evaluation.lineage import (
@@ -93,7 +93,8 @@ def evaluate(
 def _gather(plan: EvaluationPlan, say: Say) -> Material:
     like = None if plan.like is None else Path(plan.like)
     earlier = None if like is None else _followed(plan, like)
-    lexicon = _lexicon(plan, like)
+    custom = _lexicon_file(plan)
+    lexicon = load_lexicon(custom) if custom else packaged_lexicon()
     subject = find_subject(plan.speaker)
     responder = Responder.open(subject.speaker, say)
     runs = runs_behind(responder.model, subject.run)
@@ -128,10 +129,11 @@ def _followed(plan: EvaluationPlan, like: Path) -> Record:
     return Evaluation.read(like).record["answers"]
 
 
-def _lexicon(plan: EvaluationPlan, like: Path | None) -> Lexicon:
-    if like is not None and (like / LEXICON_FILE).is_file():
-        return load_lexicon(like / LEXICON_FILE)
-    return load_lexicon(Path(plan.lexicon)) if plan.lexicon else packaged_lexicon()
+def _lexicon_file(plan: EvaluationPlan) -> Path | None:
+    """The lexicon that is given, or of the evaluation that is followed; None for the packaged."""
+    if plan.like is not None and (kept := Path(plan.like) / LEXICON_FILE).is_file():
+        return kept
+    return Path(plan.lexicon) if plan.lexicon else None
 
 
 def _human_answers(sets: Sequence[TextSet]) -> list[Record]:
@@ -190,10 +192,7 @@ def _write(
 ) -> None:
     write_sets(material.sets, folder)
     material.questions.write(folder)
-    custom = Path(plan.lexicon) if plan.lexicon else None
-    if plan.like is not None and (Path(plan.like) / LEXICON_FILE).is_file():
-        custom = Path(plan.like) / LEXICON_FILE
-    if custom is not None:
+    if (custom := _lexicon_file(plan)) is not None:
         shutil.copyfile(custom, folder / LEXICON_FILE)
     scores = [dataclasses.asdict(score) for found in scored.values() for score in found.scores]
     for name, records in ((SCORES_FILE, scores), (ANSWERS_FILE, lines)):

@@ -35,7 +35,6 @@ from speakeasy.evaluation.intervals import (
     value_of,
 )
 from speakeasy.evaluation.markers import Matcher
-from speakeasy.evaluation.metric_kinds import METRICS as METRICS
 from speakeasy.evaluation.mixing import DriftFinder, WordLanguages, code_mixing_index, switches
 from speakeasy.evaluation.surface import (
     TRAINING,

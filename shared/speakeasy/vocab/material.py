@@ -162,3 +162,16 @@ def documents(material: Material, fraction: float, seed: int) -> Iterator[Part]:
 def _draw(document: Document, seed: int) -> float:
     digest = hashlib.blake2b(f"{seed}\n{document.text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
+
+
+def running_texts(material: Material) -> Iterator[str]:
+    """All that is said and written, a turn or a document at a time; nothing is held out.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if material.conversations:
+        for item in load_conversations(material.conversations):
+            yield from (turn.content for turn in item.turns)
+    if material.texts:
+        yield from (document.text for document in read_documents(material.texts))

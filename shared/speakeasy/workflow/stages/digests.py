@@ -11,8 +11,9 @@ from typing import Any
 
 from speakeasy.corpus.documents import text_files
 from speakeasy.data.dataset import find_files
-from speakeasy.evaluation.result import ANSWERS_FILE, SCORES_FILE, Evaluation
-from speakeasy.training.run import Run, read_json
+from speakeasy.evaluation.making import made_on
+from speakeasy.evaluation.result import ANSWERS_FILE, RECORD_FILE, SCORES_FILE, Evaluation
+from speakeasy.training.run import Run
 from speakeasy.weights.fingerprint import fingerprint, tokenizer_fingerprint
 from speakeasy.weights.hub import resolve_model
 from speakeasy.workflow.stages.kind import Inputs, Say
@@ -70,7 +71,7 @@ def of_evaluation(directory: Path) -> str:
         RunError: there is no evaluation.
     """
     path = Evaluation.read(directory).path
-    files = ("evaluation.json", SCORES_FILE, ANSWERS_FILE)
+    files = (RECORD_FILE, SCORES_FILE, ANSWERS_FILE)
     return of_files(path / name for name in files)
 
 
@@ -80,10 +81,4 @@ def of_questions(directory: Path) -> str:
     Raises:
         RunError: there is no evaluation.
     """
-    record = read_json(Evaluation.read(directory).path / "evaluation.json")
-    asked = {
-        name: record["answers"].get(name)
-        for name in ("prompts_fingerprint", "lexicon_fingerprint", "sampling", "samples")
-    }
-    sets = {name: found["fingerprint"] for name, found in record["sets"].items()}
-    return of_value([asked, sets])
+    return of_value(made_on(Evaluation.read(directory)))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from speakeasy.corpus.documents import read_documents, text_files
-from speakeasy.data.dataset import find_files, load_conversations
+from speakeasy.corpus.documents import text_files
+from speakeasy.data.dataset import find_files
 from speakeasy.dialect.lexicon import load_lexicon
 from speakeasy.vocab.build import expand_model, require_words
 from speakeasy.vocab.expand import Expansion, plan_for, plan_words
 from speakeasy.vocab.families import Source, read_source
-from speakeasy.vocab.material import Material, answers, documents, find_material, starter_material
+from speakeasy.vocab.material import (
+    Material,
+    answers,
+    documents,
+    find_material,
+    running_texts,
+    starter_material,
+)
 from speakeasy.vocab.mining import count_forms
 from speakeasy.vocab.suggest import count_parts, suggest, tagged
 from speakeasy.vocab.words import Word, forms_in_corpus, guide_words, lexicon_words, load_words
@@ -81,7 +88,7 @@ def planned_entries(plan: ExpandPlan, tokenizer: Source) -> Expansion:
         return plan_for(tokenizer, [item.form for item in found.entries], mode=plan.mode)
     words = chosen_words(plan)
     if plan.corpus:
-        texts = _running_texts(_material(plan.corpus))
+        texts = running_texts(_material(plan.corpus))
         words = forms_in_corpus(words, count_forms(tokenizer, texts))
     return plan_words(tokenizer, words, mode=plan.mode, phrases=plan.phrases)
 
@@ -104,11 +111,3 @@ def _material(paths: Sequence[str]) -> Material:
 def _files(material: Material) -> list[Path]:
     texts = text_files(material.texts) if material.texts else []
     return [*find_files(material.conversations), *texts]
-
-
-def _running_texts(material: Material) -> Iterator[str]:
-    if material.conversations:
-        for item in load_conversations(material.conversations):
-            yield from (turn.content for turn in item.turns)
-    if material.texts:
-        yield from (document.text for document in read_documents(material.texts))
