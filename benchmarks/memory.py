@@ -186,7 +186,7 @@ def _model(case: Case, place: Path) -> Path:
     if not expanded.is_dir():
         words = ["vocab", "expand", "--model", str(base), "--output-dir", str(expanded), "--json"]
         command = [sys.executable, "-m", "speakeasy", *words]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, capture_output=True, check=True)
     return expanded
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from speakeasy.evaluation.tables import Row
     from speakeasy.training.run import Record
 
-_WORDS, _FIGURE = 30, 18
+_WORDS, _FIGURE = 26, 18
 """Columns of the terminal that labels, and figures of a model, should have."""
 
 
@@ -108,15 +108,15 @@ def _table(title: str, comparison: Record, rows: Sequence[Row]) -> Table:
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("", overflow="fold")
     # Words wrap before intervals do, as long as that leaves room for the words.
     roomy = console().width >= _WORDS + _FIGURE * len(comparison["runs"])
+    table.add_column("", overflow="fold", min_width=_WORDS - 2 if roomy else None)
     for run in comparison["runs"]:
         table.add_column(Text(run["name"], overflow="fold"), justify="right", no_wrap=roomy)
-    table.add_column("", overflow="fold")
     for row in rows:
         cells = [
             f"{cell.text}\n{cell.interval}" if cell.interval else cell.text for cell in row.cells
         ]
-        table.add_row(row.label, *map(Text, cells), Text(row.note or row.aim, style="dim"))
+        label = Text.assemble(row.label, ("\n" + (row.note or row.aim), "dim"))
+        table.add_row(label, *map(Text, cells))
     return table

@@ -52,7 +52,7 @@ def evaluation_options(function: F) -> F:
         option("--samples", type=click.IntRange(min=1), default=2, help="Answers to each prompt."),
         option("--lexicon", type=path, metavar="FILE",
                help="Lexicon of another variety.  [default: packaged]"),
-        option("--batch-size", type=click.IntRange(min=1), default=16, help="Answers at a time."),
+        option("--batch-size", type=click.IntRange(min=1), default=32, help="Answers at a time."),
         option("--report-to", multiple=True,
                type=click.Choice(["tensorboard", "wandb", "trackio"]),
                help="Experiment tracker; may be given several times."),

@@ -57,7 +57,7 @@ class EvaluationPlan:
     samples: int = 2
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=ANSWER_TOKENS))
     lexicon: str | None = None
-    batch_size: int = 16
+    batch_size: int = 32
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

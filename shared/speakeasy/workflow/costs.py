@@ -25,7 +25,7 @@ from speakeasy.workflow.plans import ComparePlan, ExpandPlan, Plan, StudyPlan
 from speakeasy.workflow.recipe import Stage
 
 DECODING = {"cpu": 0.4, "metal": 0.05, "cuda": 0.02}
-"""Share of a plain matrix product's rate that answering reaches, sixteen answers at a time."""
+"""Share of a plain matrix product's rate that answering reaches, thirty-two answers at a time."""
 _GATE_SECONDS = 45.0
 """Of examining a tokenizer on 50,000 words and loading it with both libraries."""
 _COMPARE_SECONDS = 20.0
