@@ -14,10 +14,10 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/speakeasy run demo
 
-# Two processes of one thread each; then the starter model's tests, which use every core.
+# Two processes of one thread each; then what measures time or uses every core.
 test: $(INSTALLED) openblas chromium check
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not starter'
-	$(BIN)/pytest -m starter
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not starter and not alone'
+	$(BIN)/pytest -m 'starter or alone'
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

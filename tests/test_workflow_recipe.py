@@ -84,9 +84,8 @@ def test_a_wrong_recipe_is_one_line_that_names_the_place(text: str, message: str
         ("expand", 'suggest = 5, words = "w.txt"', "suggest = 5: finds the words itself"),
         ("expand", 'words = "w.txt", categories = ["a"]', "categories: cannot be combined"),
         ("compare", 'evaluations = ["one"]', "evaluations = ['one']: expected two or more"),
-        ("study", 'first = "one"', "second: missing; expected an evaluation"),
-        ("study", 'first = "one", second = "one"', "second = 'one': the same as first"),
-        ("study", 'first = "one", second = "two", seed = -1', "seed = -1: expected 0 or more"),
+        ("study", 'evaluations = ["one"]', "evaluations = ['one']: expected two or more"),
+        ("study", 'evaluations = ["one", "two"], raters = 0', "--raters 0: the number must be"),
     ],
 )
 def test_a_value_out_of_range_is_refused(kind: str, plan: str, message: str) -> None:

@@ -85,8 +85,9 @@ def test_the_comparison_is_of_both(done: Done, folder: Path) -> None:
     comparison = result(folder, "comparison", "comparison.json")
     assert [run["name"] for run in comparison["runs"]] == ["approach 1", "approach 2"]
     assert comparison["verdict"]["lines"]
-    pairs = (folder / "out" / "study" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(pairs) == 6 * 2
+    study = result(folder, "study", "study.json")["plan"]
+    assert (study["items"], study["prompts"], study["gold"]) == (6 * 2, 6, 0)
+    assert study["variety"] == comparison["runs"][0]["variety"]["name"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_the_comparison_is_of_both(done: Done, folder: Path) -> None:
     [
         ("recipe.toml", "fit_rows = 500", "fit_rows = 400", STAGES[3:]),
         ("recipe.toml", "samples = 2", "samples = 1", ("evaluate-lora", *STAGES[5:])),
-        ("recipe.toml", "{ first = ", "{ seed = 3, first = ", ("study",)),
+        ("recipe.toml", "{ samples = 0, ", "{ seed = 3, samples = 0, ", ("study",)),
         ("lexicon.toml", '"boas"', '"boa"', ("evaluate-lora", *STAGES[2:])),
         ("prompts.toml", "Lugo", "Ourense", ("evaluate-lora", *STAGES[5:])),
         ("texts/galicia.txt", "cuento", "sueño", STAGES[3:]),
@@ -120,8 +121,9 @@ def test_a_change_reaches_what_reads_it_and_no_other(
 def test_a_changed_study_is_made_again_alone(done: Done, folder: Path) -> None:
     recipe = folder / "other-study.toml"
     text = (folder / "recipe.toml").read_text(encoding="utf-8")
-    recipe.write_text(text.replace("{ first = ", "{ samples = 1, first = "), encoding="utf-8")
+    recipe.write_text(text.replace("{ samples = 0, ", "{ samples = 1, "), encoding="utf-8")
     *others, study = carry_out(load_recipe(str(recipe)), folder / "out", Listener())
     assert actions(others) == dict.fromkeys(STAGES[:-1], "skip")
-    assert (study.action, study.result["pairs"]) == ("rerun", 6)
+    assert (study.action, study.result["plan"]["prompts"]) == ("rerun", 6)
+    assert study.result["plan"]["items"] == 6
     assert (folder / "out" / "study.old-1" / "key.json").is_file()

@@ -46,6 +46,10 @@ COMMANDS = {
         "speakeasy.cli.prompts:prompts",
         "List the evaluation prompts, and write dialogues to record.",
     ),
+    "rate": (
+        "speakeasy.cli.rate:rate",
+        "Ask native speakers, who are not told which model wrote what.",
+    ),
     "run": ("speakeasy.cli.run:run", "Carry out a recipe, stage by stage."),
     "train": ("speakeasy.cli.train:train", "Adapt a model to conversations with LoRA."),
     "vocab": ("speakeasy.cli.vocab:vocab", "Give a model words of its own."),

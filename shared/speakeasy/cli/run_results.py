@@ -101,8 +101,9 @@ def _next(kind: str, directory: Path, result: dict[str, Any]) -> list[str]:
     if kind == "compare":
         return [f"report: {directory / 'report.html'}"]
     if kind == "study":
+        items = result["plan"]["items"]
         return [
-            f"{result['pairs']:,} pairs to judge: {directory / 'pairs.jsonl'}",
-            f"whose they are: {directory / 'key.json'}",
+            f"{items:,} pairs to judge; ask people: speakeasy rate invite "
+            f"{shlex.quote(str(directory))}"
         ]
     return []

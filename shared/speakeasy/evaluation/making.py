@@ -72,9 +72,21 @@ class Maker:
         """
         if is_evaluation(Path(source)):
             return self._followed(Evaluation.read(Path(source)))
-        model = resolve_model(str(source), say=self._say).path
-        plan = replace(self._plan, model=str(source), run=None, adapter=None, name=BASE)
-        return self._made(BASE, plan, [fingerprint(model), tokenizer_fingerprint(model)])
+        return self.of_model(str(source), BASE)
+
+    def of_model(self, source: str, name: str = "") -> Evaluation:
+        """Of a model, such as an exported one.
+
+        Args:
+            name: what people are to call it; empty for the last part of ``source``.
+
+        Raises:
+            SpeakeasyError: there is no such model.
+        """
+        name = name or Path(source).name
+        model = resolve_model(source, say=self._say).path
+        plan = replace(self._plan, model=source, run=None, adapter=None, name=name)
+        return self._made(name, plan, [fingerprint(model), tokenizer_fingerprint(model)])
 
     def _followed(self, found: Evaluation) -> Evaluation:
         """Whatever comes after the first is evaluated like it."""

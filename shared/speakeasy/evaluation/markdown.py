@@ -23,18 +23,18 @@ def guide_table(comparison: Record) -> str:
 
 def _lines(comparison: Record) -> Iterator[str]:
     names = [run["name"] for run in comparison["runs"]]
-    yield f"# {_text(', '.join(names))}"
+    yield f"# {plain(', '.join(names))}"
     yield ""
     yield "## Verdict"
     yield ""
     for line in comparison["verdict"]["lines"]:
-        yield f"- {_text(line)}"
+        yield f"- {plain(line)}"
     if comparison["warnings"]:
         yield ""
         yield "Before you believe it:"
         yield ""
         for line in comparison["warnings"]:
-            yield f"- {_text(line)}"
+            yield f"- {plain(line)}"
     yield ""
     yield "## The guide's table"
     yield ""
@@ -50,11 +50,11 @@ def _lines(comparison: Record) -> Iterator[str]:
     yield "## Answers"
     for answer in _spread(comparison["answers"]):
         yield ""
-        yield f"**{_text(answer['prompt'])}**"
+        yield f"**{plain(answer['prompt'])}**"
         yield ""
         for name in names:
             for said in answer["answers"].get(name, [])[:1]:
-                yield f"- {_text(name)}: {_text(said) or '(nothing)'}"
+                yield f"- {plain(name)}: {plain(said) or '(nothing)'}"
     yield ""
     yield "## What ran on what"
     yield ""
@@ -62,12 +62,12 @@ def _lines(comparison: Record) -> Iterator[str]:
 
 
 def _table(comparison: Record, rows: Sequence[Row]) -> Iterator[str]:
-    names = [_text(run["name"]) for run in comparison["runs"]]
+    names = [plain(run["name"]) for run in comparison["runs"]]
     yield f"| | {' | '.join(names)} | |"
     yield f"|---|{'---:|' * len(names)}---|"
     for row in rows:
         cells = " | ".join(map(str, row.cells))
-        yield f"| {_text(row.label)} | {cells} | {row.note or row.aim} |"
+        yield f"| {plain(row.label)} | {cells} | {row.note or row.aim} |"
 
 
 def _origins(comparison: Record) -> Iterator[str]:
@@ -75,17 +75,17 @@ def _origins(comparison: Record) -> Iterator[str]:
         device = run["device"]
         held = device["quantization"] or device["precision"]
         yield (
-            f"- **{_text(run['name'])}**: {_text(run['model']['name'])} "
+            f"- **{plain(run['name'])}**: {plain(run['model']['name'])} "
             f"({run['model']['parameters']:,} parameters), evaluated with {device['backend']} on "
-            f"{_text(device['name'])}, {held}, seed {run['seed']}"
+            f"{plain(device['name'])}, {held}, seed {run['seed']}"
         )
         for part in run["lineage"]:
             kind = "pre-training" if part["kind"] == "pretrain" else "training"
             yield (
-                f"    - {kind} `{_text(part['run'])}`: {part['steps']:,} steps on "
-                f"{_text(part['data'])}, {duration(part['seconds'])}, "
+                f"    - {kind} `{plain(part['run'])}`: {part['steps']:,} steps on "
+                f"{plain(part['data'])}, {duration(part['seconds'])}, "
                 f"{data_size(part['peak_memory_bytes'])}, {part['backend']} on "
-                f"{_text(part['device'])}, seed {part['seed']}"
+                f"{plain(part['device'])}, seed {part['seed']}"
             )
 
 
@@ -95,7 +95,7 @@ def _spread(answers: Sequence[Record]) -> Sequence[Record]:
     return answers[::step]
 
 
-def _text(words: str) -> str:
+def plain(words: str) -> str:
     """Text on one line that Markdown takes as text."""
     line = " ".join(str(words).split())
     for mark in "\\`*_[]<>|#":

@@ -14,6 +14,7 @@ from typing import Any
 
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.evaluation.plan import PACKAGED, EvaluationPlan
+from speakeasy.rating import wish
 from speakeasy.workflow.plans import (
     PACKAGED_LEXICONS,
     ComparePlan,
@@ -33,7 +34,7 @@ _REFERENCES: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     TrainConfig: {"model": _MODELS},
     EvaluationPlan: {"model": _MODELS, "run": _RUNS, "like": _EVALUATIONS},
     ComparePlan: {"evaluations": _EVALUATIONS, "base": _EVALUATIONS},
-    StudyPlan: {"first": _EVALUATIONS, "second": _EVALUATIONS},
+    StudyPlan: {"evaluations": _EVALUATIONS},
 }
 """Plan -> field -> kinds of stages that may stand there."""
 
@@ -46,13 +47,15 @@ _FILES: Mapping[type, tuple[str, ...]] = {
         "lexicon",
     ),
     ComparePlan: ("evaluations", "base"),
-    StudyPlan: ("first", "second"),
+    StudyPlan: ("evaluations", "gold", "dialogues"),
 }  # fmt: skip
 """Plan -> fields that hold paths; a dot leads into a table."""
 
 _WORDS: Mapping[tuple[type, str], tuple[str, ...]] = {
     (ExpandPlan, "lexicon"): PACKAGED_LEXICONS,
     (EvaluationPlan, "prompts"): (PACKAGED,),
+    (StudyPlan, "gold"): (wish.PACKAGED, wish.NONE),
+    (StudyPlan, "dialogues"): (wish.PACKAGED, wish.NONE),
 }
 """What stands in the place of a path and is none."""
 

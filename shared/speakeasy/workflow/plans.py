@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import UsageError
 from speakeasy.evaluation.plan import EvaluationPlan
+from speakeasy.rating.wish import Wish
 from speakeasy.vocab.expand import Mode
 from speakeasy.weights.rows import Init
 
@@ -86,32 +87,22 @@ class ComparePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyPlan:
-    """Pairs of answers for native speakers, who are not told which model gave which.
+class StudyPlan(Wish):
+    """A blind study, made ready; the other attributes are those of ``rating.wish.Wish``.
 
     Attributes:
-        first, second: the two evaluations.
-        samples: answers of each to a prompt that are paired; 0 for all.
-        seed: draws ids, order and sides.
+        evaluations: two or more.
     """
 
-    first: str = ""
-    second: str = ""
-    samples: int = 0
-    seed: int = 0
+    evaluations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("first", "second"):
-            if not getattr(self, name):
-                raise UsageError(
-                    f'{name}: missing; expected an evaluation, such as "stage:NAME" of an evaluate '
-                    "stage"
-                )
-        if self.first == self.second:
-            raise UsageError(f"second = {self.second!r}: the same as first; expected another")
-        for name in ("samples", "seed"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        Wish.__post_init__(self)
+        if len(self.evaluations) < 2:
+            raise UsageError(
+                f"evaluations = {list(self.evaluations)}: expected two or more evaluations, such "
+                'as "stage:NAME" of evaluate stages'
+            )
 
 
 Plan = TrainConfig | PretrainConfig | ExpandPlan | EvaluationPlan | ComparePlan | StudyPlan

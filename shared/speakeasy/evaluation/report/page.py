@@ -11,6 +11,7 @@ from speakeasy.evaluation.report.definitions import DEFINITIONS
 from speakeasy.evaluation.tables import grouped_rows, guide_rows, variety_of
 from speakeasy.training.run import Record
 
+_PACKAGE = "speakeasy.evaluation.report"
 LONG = 1_200
 """An answer of more characters scrolls in its own box."""
 
@@ -24,15 +25,13 @@ def report_page(comparison: Record) -> str:
     Args:
         comparison: the content of ``comparison.json``.
     """
-    from markupsafe import Markup
-
     variety = variety_of(comparison)
     names = [run["name"] for run in comparison["runs"]]
     return (
-        _environment()
+        environment(_PACKAGE)
         .get_template("report.html")
         .render(
-            style=Markup(_text("style.css")),
+            style=style(),
             title=f"Comparison: {', '.join(names)}",
             runs=names,
             variety=variety,
@@ -54,20 +53,31 @@ def report_page(comparison: Record) -> str:
     )
 
 
-def _text(name: str) -> str:
-    """A file of ``templates``."""
-    folder = files("speakeasy.evaluation.report").joinpath("templates")
-    return folder.joinpath(name).read_text(encoding="utf-8")
+def style() -> Any:
+    """The look of all our pages, to stand in a ``style`` element."""
+    from markupsafe import Markup
+
+    return Markup(_template(_PACKAGE, "style.css"))
 
 
-def _environment() -> Any:
-    """Jinja2 with the templates of this package; everything is escaped, nothing may be missing."""
+def environment(*packages: str) -> Any:
+    """Jinja2 with the ``templates`` of packages; everything is escaped, nothing may be missing."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+    def load(name: str) -> str | None:
+        found = (_template(package, name) for package in packages)
+        return next((text for text in found if text is not None), None)
+
     return Environment(
-        loader=FunctionLoader(_text),
+        loader=FunctionLoader(load),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _template(package: str, name: str) -> str | None:
+    """A file of a package's ``templates``; None if it has none of that name."""
+    file = files(package).joinpath("templates", name)
+    return file.read_text(encoding="utf-8") if file.is_file() else None

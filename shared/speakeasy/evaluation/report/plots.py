@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _WIDTH = 4.6
 """Inches, of 72 units of the SVG each: at 360 pixels, a unit is a pixel."""
 _SHORT = 18
+_ROOM = 6
+"""Percent of a bar that hold a digit."""
+_SHADE = 0.07
+"""How much darker each point of a scale is."""
 _FONT = "DejaVu Sans"
 """Comes with matplotlib, and is as wide as any: what it leaves room for fits."""
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -72,6 +76,19 @@ class Dot:
     interval: tuple[float, float] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Counts on a scale, as shares of a bar.
+
+    Attributes:
+        name: left of it.
+        counts: from the lowest point of the scale, which is 1, to the highest.
+    """
+
+    name: str
+    counts: Sequence[int]
+
+
 def curves(key: str, lines: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Lines over one axis, each with its name at its end.
 
@@ -101,6 +118,43 @@ def dots(key: str, rows: Sequence[Dot], mark: tuple[str, float] | None = None) -
     height = 0.42 + 0.3 * len(rows) + (0.22 if mark else 0)
     said = "; ".join(f"{row.name}: {row.text}" for row in rows)
     return _svg(key, height, said, lambda figure: _draw_dots(figure, rows, mark))
+
+
+def bars(key: str, rows: Sequence[Bar]) -> str:
+    """A whole bar a row, cut at the shares of its counts; each part that has room bears its point.
+
+    Args:
+        key: begins every id of the SVG; no two plots of a page have the same.
+        rows: at least one, each with at least one count above 0.
+
+    Returns:
+        an ``svg`` element.
+    """
+    said = "; ".join(f"{row.name}: {', '.join(map(str, row.counts))}" for row in rows)
+    return _svg(key, 0.3 + 0.36 * len(rows), said, lambda figure: _draw_bars(figure, rows))
+
+
+def _draw_bars(figure: Figure, rows: Sequence[Bar]) -> None:
+    axes = _axes(figure)
+    for number, row in enumerate(rows):
+        start = 0.0
+        for point, count in enumerate(row.counts, 1):
+            share = 100 * count / sum(row.counts)
+            axes.barh(
+                number, share, left=start, height=0.7, facecolor=(_INK, _SHADE * point),
+                edgecolor=_INK,
+            )  # fmt: skip
+            if share >= _ROOM:
+                axes.text(
+                    start + share / 2, number, str(point), ha="center", va="center", color=_INK
+                )
+            start += share
+    axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xticks([])
 
 
 def _draw_curves(figure: Figure, lines: Sequence[Curve], x_label: str, y_label: str) -> None:

@@ -1,0 +1,1 @@
+"""A blind study with native speakers: made, served to them, and made sense of."""

@@ -1,0 +1,1 @@
+"""What votes and ratings say, and how sure one can be. Sees ballots only."""
