@@ -11,7 +11,8 @@
     |-- DoesNotFitError         the plan needs more memory than there is
     |-- RunError                a run directory is in the way, unfinished or does not match
     |-- DivergedError           the loss or the gradient is no longer a number
-    `-- InterruptedRun          exit status 130 or 143: stopped by a signal, state saved
+    |-- InterruptedRun          exit status 130 or 143: stopped by a signal, state saved
+    `-- SaidElsewhereError      one of several processes ends; process 0 says why
 
 A message names the thing, the value, what was expected and the next step, in one line:
 ``--lora-r 0: rank must be at least 1``.
@@ -88,3 +89,15 @@ class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + signal_number
+
+
+class SaidElsewhereError(SpeakeasyError):
+    """One of several processes ends without a word, because process 0 says why.
+
+    Args:
+        exit_status: the command's.
+    """
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("process 0 says why")
+        self.exit_status = exit_status
