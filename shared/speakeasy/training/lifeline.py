@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import psutil
 
 from speakeasy.errors import DivergedError, InterruptedRun, SaidElsewhereError, first_line
-from speakeasy.training.group import Group, named, processes_here, shared
+from speakeasy.training.group import Group, barrier, named, processes_here, shared
 
 CONNECT_S = 5.0
 """How long an address of process 0 is tried."""
@@ -30,7 +30,7 @@ LEAVE_S = 10.0
 """How long the others wait for process 0 to end first: a launcher may end all when one ends."""
 _COMMON = (InterruptedRun, DivergedError)
 """Errors that all processes come to together."""
-_BYE, _FAILED, _END = b"bye", b"failed ", b"end"
+_WELCOME, _BYE, _FAILED, _END = b"welcome", b"bye", b"failed ", b"end"
 
 
 class Lifeline:
@@ -64,12 +64,15 @@ class Lifeline:
             connection = _reach(addresses, port)
             if connection is None:
                 self._warn(f"cannot reach process 0 at port {port} of {', '.join(addresses)}")
+                barrier(self._group)
                 return
             _keep_alive(connection)
             connection.sendall(f"{token} {self._group.rank}\n".encode())
+            _receive(connection)  # the welcome: process 0 watches from here on
             self._others[0] = connection
             self._watch = threading.Thread(target=self._follow, args=(connection,), daemon=True)
         self._watch.start()
+        barrier(self._group)
 
     def close(self) -> None:
         """Say farewell: what is closed from now on is no death. Process 0 ends first."""
@@ -111,6 +114,7 @@ class Lifeline:
                         connection.close()
                         continue
                     self._others[rank] = connection
+                    connection.sendall(_WELCOME + b"\n")
                     selector.register(connection, selectors.EVENT_READ, rank)
                     continue
                 assert isinstance(key.fileobj, socket.socket)
