@@ -1,7 +1,8 @@
 """Several processes for tests: starting them, and a program that calls commands in each.
 
 As a program it is one of the processes: it connects once, carries out a list of commands, and
-writes how each ended. So the seconds that imports take are paid once a backend.
+writes how each ended. So the seconds that imports take are paid once a backend. The last command is
+for being killed: it is carried out as a user's is, and nothing comes after it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cli import speakeasy
 
-from speakeasy.training import backend, opening
+from speakeasy.cli.main import main as command
+from speakeasy.training import backend, lifeline, opening
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,66 @@ def launch(backend: str, *words: object, **options: Any) -> subprocess.Popen:
     )
 
 
-def carry_out(backend: str, calls: dict[str, Call], folder: Path) -> dict[str, list[dict]]:
-    """Have two processes carry out the calls in turn; for each, how it ended in each process."""
+@dataclass(frozen=True)
+class Killed:
+    """How the last call ended, of which one process was killed.
+
+    Attributes:
+        seconds: until the other had ended, too.
+        said: by the launcher and both processes.
+    """
+
+    victim: int
+    seconds: float
+    said: str
+
+
+def carry_out(
+    backend: str, calls: dict[str, Call], victim: int, folder: Path
+) -> tuple[dict[str, list[dict]], Killed]:
+    """Have two processes carry out the calls in turn, and kill one in its last.
+
+    Returns:
+        For each call but the last, how it ended in each process; and how the last one did.
+    """
     folder.mkdir()
     plan = {name: [call.words, call.folders, call.signal_after] for name, call in calls.items()}
     (folder / "calls.json").write_text(json.dumps(plan), encoding="utf-8")
     process = launch(backend, __file__, folder)
-    said, _ = process.communicate(timeout=300)
+    *rest, last = calls
+    workers = _workers(process, calls[last].out / "metrics.jsonl")
+    workers[victim].kill()
+    killed = time.monotonic()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    seconds = time.monotonic() - killed
+    said, _ = process.communicate(timeout=60)
+    assert not alive, said
     ends = [folder / f"{rank}.json" for rank in range(2)]
-    assert all(end.exists() for end in ends), said
     found = [json.loads(end.read_text(encoding="utf-8")) for end in ends]
-    return {name: [one[name] for one in found] for name in calls}
+    return {name: [one[name] for one in found] for name in rest}, Killed(victim, seconds, said)
+
+
+def _workers(process: subprocess.Popen, log: Path) -> list[psutil.Process]:
+    """The processes, by rank, once there are three lines in a log."""
+    until = time.monotonic() + 300
+    while not log.exists() or log.read_text(encoding="utf-8").count("\n") < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        environment = child.environ()
+        rank = environment.get("RANK") or environment.get("MLX_RANK")
+        if rank is not None and __file__ in child.cmdline():
+            found[int(rank)] = child
+    return [found[rank] for rank in range(2)]
 
 
 def main(folder: Path) -> None:
     group = backend.join()
     group.close = lambda: None  # type: ignore[method-assign]
     backend.join = lambda: group
+    lifeline.LEAVE_S = 0.0  # process 0 does not end between two calls
     opened: list[Any] = []
     open_engine = opening.open_engine
 
@@ -97,6 +143,7 @@ def main(folder: Path) -> None:
     opening.open_engine = remember  # type: ignore[assignment]
     ends = {}
     plan = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
+    last, _, _ = plan.pop(next(reversed(plan)))
     for name, (words, folders, signal_after) in plan.items():
         call = Call(words, folders, signal_after)
         if call.folders:
@@ -115,6 +162,7 @@ def main(folder: Path) -> None:
             "weights": weights.hexdigest(),
         }
     (folder / f"{group.rank}.json").write_text(json.dumps(ends), encoding="utf-8")
+    command(last)
 
 
 def terminate(call: Call) -> None:

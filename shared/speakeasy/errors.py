@@ -31,11 +31,14 @@ def first_line(error: BaseException) -> str:
 class SpeakeasyError(Exception):
     """Root of all errors that are meant for the user; ``exit_status`` is the command's.
 
+    Where several processes train one run, ``common`` says that all of them come to it together.
+
     Messages quote names out of other people's files. What would break the line or steer a terminal
     is shown as an escape, and the middle of what would fill the screen is left out.
     """
 
     exit_status = 1
+    common = False
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -77,6 +80,8 @@ class RunError(SpeakeasyError):
 class DivergedError(SpeakeasyError):
     """The loss or the gradient norm is NaN or infinite; the last good state is on disk."""
 
+    common = True
+
 
 class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
     """A signal stopped the run after its state was saved.
@@ -85,6 +90,8 @@ class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
         message: what was saved, and how to go on.
         signal_number: the signal; the exit status is 128 plus it, as shells have it.
     """
+
+    common = True
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -97,6 +104,8 @@ class SaidElsewhereError(SpeakeasyError):
     Args:
         exit_status: the command's.
     """
+
+    common = True
 
     def __init__(self, exit_status: int) -> None:
         super().__init__("process 0 says why")

@@ -54,10 +54,13 @@ def agreed(group: Group, make: Callable[[], Session]) -> Session:
     }
     found = [json.loads(payload) for payload in group.gather(json.dumps(mine).encode())]
     trouble = _trouble(group, found)
-    if error is not None and group.rank == 0:
+    if group.rank and trouble is not None:
+        raise SaidElsewhereError(1)
+    if error is None and trouble is not None:
+        error = RunError(trouble)
+    if error is not None:
+        error.common = True
         raise error
-    if trouble is not None:
-        raise RunError(trouble) if group.rank == 0 else SaidElsewhereError(1)
     assert session is not None
     # All go through a step, and through the held-out set, in the same number of passes.
     rows = min(one["rows_per_pass"] for one in found)

@@ -21,15 +21,13 @@ from contextlib import contextmanager
 
 import psutil
 
-from speakeasy.errors import DivergedError, InterruptedRun, SaidElsewhereError, first_line
+from speakeasy.errors import SaidElsewhereError, SpeakeasyError, first_line
 from speakeasy.training.group import Group, barrier, named, processes_here, shared
 
 CONNECT_S = 5.0
 """How long an address of process 0 is tried."""
 LEAVE_S = 10.0
 """How long the others wait for process 0 to end first: a launcher may end all when one ends."""
-_COMMON = (InterruptedRun, DivergedError)
-"""Errors that all processes come to together."""
 _WELCOME, _BYE, _FAILED, _END = b"welcome", b"bye", b"failed ", b"end"
 
 
@@ -173,16 +171,13 @@ def lifeline(group: Group, fail: Callable[[str], None]) -> Iterator[Lifeline]:
     line.start()
     try:
         yield line
-    except SaidElsewhereError:
-        line.close()
-        raise
-    except _COMMON as error:
-        line.close()
-        if group.rank:
-            raise SaidElsewhereError(error.exit_status) from error
-        raise
     except BaseException as error:
-        if line.failed(first_line(error)) and group.rank:
+        told = True
+        if isinstance(error, SpeakeasyError) and error.common:
+            line.close()
+        else:
+            told = line.failed(first_line(error))
+        if told and group.rank:
             raise SaidElsewhereError(getattr(error, "exit_status", 1)) from error
         raise
     else:
