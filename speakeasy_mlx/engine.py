@@ -18,6 +18,7 @@ from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import best_rate
 from speakeasy_mlx import generate as generation
@@ -30,6 +31,7 @@ from speakeasy_mlx.loss import (
     make_trained_head_loss,
 )
 from speakeasy_mlx.model import DTYPES, adapt, load_base, put, take, to_mlx
+from speakeasy_mlx.processes import MlxGroup
 from speakeasy_mlx.rows import NAMES, Rows
 
 
@@ -67,11 +69,16 @@ def load(options: EngineOptions) -> MlxEngine:
     return MlxEngine(options)
 
 
+def join() -> MlxGroup:
+    """Connect with the processes that mlx.launch started."""
+    return MlxGroup()
+
+
 class MlxEngine:
     """See ``speakeasy.training.backend.Engine``."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._seed = options.seed
+        self._seed, self._group = options.seed, options.group
         self._model = load_base(options)
         self._vocabulary = int(self._model.args.vocab_size)
         self._full = options.full
@@ -115,6 +122,9 @@ class MlxEngine:
         """Clip, take one AdamW step, clear the gradients; returns the norm before clipping."""
         assert self._optimizers
         gradients = self._gradients
+        if isinstance(self._group, MlxGroup):
+            parameters = self._trained.trainable_parameters()
+            gradients = self._group.sum_gradients(gradients, parameters)
         self.discard()
         squares = [mx.square(gradient).sum() for _, gradient in tree_flatten(gradients)]
         norm = float(mx.sqrt(mx.stack(squares).sum()))
@@ -172,7 +182,7 @@ class MlxEngine:
 
     def seed_step(self, step: int) -> None:
         """Seed the dropout of a step."""
-        mx.random.seed((self._seed << 32) + step)
+        mx.random.seed(dropout_seed(self._seed, step, self._group))
 
     def trainables(self) -> Tensors:
         """Canonical name -> value, float32."""

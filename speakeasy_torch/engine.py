@@ -11,20 +11,22 @@ import torch
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
+from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import best_rate
 from speakeasy_torch import generate as generation
 from speakeasy_torch.heap import trim_heap
 from speakeasy_torch.loss import log_sums, target_losses
 from speakeasy_torch.model import DTYPES, adapt, device, load_base, put, unfreeze
+from speakeasy_torch.processes import TorchGroup, sum_gradients
 from speakeasy_torch.rows import Rows
 
 
 def describe_device() -> Device:
-    """CUDA's first device, or the CPU; and the precision that suits it."""
+    """CUDA's device of this process, or the CPU; and the precision that suits it."""
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        free, _ = torch.cuda.mem_get_info(0)
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        free, _ = torch.cuda.mem_get_info()
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Device("cuda", properties.name, free, "bfloat16", "the GPU computes in bfloat16")
         return Device("cuda", properties.name, free, "float32", "the GPU has no bfloat16")
@@ -45,12 +47,17 @@ def load(options: EngineOptions) -> TorchEngine:
     return TorchEngine(options)
 
 
+def join() -> TorchGroup:
+    """Connect with the processes that torchrun or accelerate started."""
+    return TorchGroup()
+
+
 class TorchEngine:
     """See ``speakeasy.training.backend.Engine``."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._device = device()
-        self._seed = options.seed
+        self._seed, self._group = options.seed, options.group
         self._no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device)
         if self._device.type == "cuda" and options.precision != "float32":
             # The adapter is float32; TF32 is precise enough beside 16-bit activations.
@@ -76,6 +83,8 @@ class TorchEngine:
     def apply(self, learning_rate: float) -> float:
         """Clip, take one AdamW step, clear the gradients; returns the norm before clipping."""
         assert self._optimizer is not None
+        if self._group.size > 1:
+            sum_gradients(self._parameters.values())
         norm = float(
             torch.nn.utils.clip_grad_norm_(
                 self._parameters.values(), self._max_norm or math.inf, error_if_nonfinite=False
@@ -134,7 +143,7 @@ class TorchEngine:
 
     def seed_step(self, step: int) -> None:
         """Seed the dropout of a step."""
-        torch.manual_seed((self._seed << 32) + step)
+        torch.manual_seed(dropout_seed(self._seed, step, self._group))
 
     def trainables(self) -> Tensors:
         """Canonical name -> value, float32."""

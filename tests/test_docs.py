@@ -147,7 +147,15 @@ def test_options_in_the_documents_exist() -> None:
     for page in (PurePosixPath("README.md"), *guides):
         if page.name in ("architecture.md", "benchmarks.md"):
             continue  # they name options of other programs, too
-        others = ("pip install", "python -m benchmarks", "rsync ", "mlx_lm.")  # have their own
+        others = (
+            "pip install",
+            "python -m benchmarks",
+            "rsync ",
+            "mlx_lm.",
+            "torchrun ",
+            "mlx.launch ",
+            "accelerate launch ",
+        )  # have their own
         lines = [line for line in text(page).splitlines() if not any(o in line for o in others)]
         used = {
             option.replace("_", "-")

@@ -11,7 +11,8 @@
     |-- DoesNotFitError         the plan needs more memory than there is
     |-- RunError                a run directory is in the way, unfinished or does not match
     |-- DivergedError           the loss or the gradient is no longer a number
-    `-- InterruptedRun          exit status 130 or 143: stopped by a signal, state saved
+    |-- InterruptedRun          exit status 130 or 143: stopped by a signal, state saved
+    `-- SaidElsewhereError      one of several processes ends; process 0 says why
 
 A message names the thing, the value, what was expected and the next step, in one line:
 ``--lora-r 0: rank must be at least 1``.
@@ -30,11 +31,14 @@ def first_line(error: BaseException) -> str:
 class SpeakeasyError(Exception):
     """Root of all errors that are meant for the user; ``exit_status`` is the command's.
 
+    Where several processes train one run, ``common`` says that all of them come to it together.
+
     Messages quote names out of other people's files. What would break the line or steer a terminal
     is shown as an escape, and the middle of what would fill the screen is left out.
     """
 
     exit_status = 1
+    common = False
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -76,6 +80,8 @@ class RunError(SpeakeasyError):
 class DivergedError(SpeakeasyError):
     """The loss or the gradient norm is NaN or infinite; the last good state is on disk."""
 
+    common = True
+
 
 class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
     """A signal stopped the run after its state was saved.
@@ -85,6 +91,22 @@ class InterruptedRun(SpeakeasyError):  # noqa: N818  (an end, but no error)
         signal_number: the signal; the exit status is 128 plus it, as shells have it.
     """
 
+    common = True
+
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + signal_number
+
+
+class SaidElsewhereError(SpeakeasyError):
+    """One of several processes ends without a word, because process 0 says why.
+
+    Args:
+        exit_status: the command's.
+    """
+
+    common = True
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("process 0 says why")
+        self.exit_status = exit_status

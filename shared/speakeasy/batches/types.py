@@ -112,9 +112,9 @@ class PackedBatch:
         start_index = np.maximum.accumulate(np.where(starts, index, 0), axis=1)
         return (index - start_index).astype(np.int32)
 
-    def rows(self, start: int, stop: int) -> PackedBatch:
-        """Rows ``start`` to ``stop`` as a batch (views, no copies)."""
-        part = slice(start, stop)
+    def rows(self, start: int, stop: int | None, step: int = 1) -> PackedBatch:
+        """Rows ``start`` to ``stop``, or every ``step``-th, as a batch (views, no copies)."""
+        part = slice(start, stop, step)
         return PackedBatch(
             self.tokens_BT[part], self.segments_BT[part], self.labels_BT[part], self.items_BT[part]
         )

@@ -16,7 +16,8 @@ import click
 
 from speakeasy import __version__
 from speakeasy.cli.common import CONTEXT_SETTINGS, emit
-from speakeasy.errors import SpeakeasyError
+from speakeasy.cli.processes import refuse_several
+from speakeasy.errors import SaidElsewhereError, SpeakeasyError
 
 COMMANDS = {
     "chat": ("speakeasy.cli.generate:chat", "Talk with a model in the terminal."),
@@ -76,6 +77,15 @@ class Root(click.Group):
         module, attribute = COMMANDS[cmd_name][0].split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that is for one process is refused where several were started."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name is not None:
+            refuse_several(name)
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -92,6 +102,8 @@ class Root(click.Group):
             with _tidy_when_terminated():
                 status = super().main(words, standalone_mode=False, **extra)
             sys.stdout.flush()
+        except SaidElsewhereError as error:
+            sys.exit(error.exit_status)
         except SpeakeasyError as error:
             _fail(str(error), error.exit_status, words)
         except click.ClickException as error:

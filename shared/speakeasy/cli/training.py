@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speakeasy.cli.common import console, emit, progress, say
+from speakeasy.cli.processes import together
 from speakeasy.cli.resuming import resumed_on_this_machine, resumed_plan
 from speakeasy.cli.training_options import Fields, plan_of
 from speakeasy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from speakeasy.batches.types import RenderedSet
+    from speakeasy.training.opening import Opened
     from speakeasy.training.run import Run
-    from speakeasy.training.session import Opened, Session
+    from speakeasy.training.session import Session
 
 
 def carry_out(
@@ -29,48 +31,78 @@ def carry_out(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Plan, show, train and report.
+    """Plan, show, train and report; as one of several processes, if a launcher started them.
 
     Args:
         default: the plan where no option says otherwise; its type is the command's.
         options: those that were given.
     """
     from speakeasy.training import session as sessions
+    from speakeasy.training.agreement import agreed, shared_plan
+    from speakeasy.training.opening import open_engine
     from speakeasy.training.planning import plan
     from speakeasy.training.resume import check_same
     from speakeasy.training.run import Run
+    from speakeasy.training.silent_run import SilentRun
+    from speakeasy.vocab.progress import no_bar
 
     if output_dir is None and (resume or not dry_run):
         raise UsageError("--output-dir: missing; name a new directory for the run")
-    run = selection = None
-    if resume:
-        assert output_dir is not None
-        run = Run.open(output_dir)
-        if type(run.config) is not type(default):
-            raise RunError(f"{output_dir}: another command's run; go on with: {run.resume_command}")
-        if (summary := run.summary) is not None:
-            resumed_plan(run, options, fields)  # options that contradict it are still refused
-            say(f"{output_dir}: this run has finished already")
-            report(summary, as_json)
+    with together(as_json) as (group, line):
+        leads = group.rank == 0
+        tell, bar = (say, progress) if leads else (lambda text: None, no_bar)
+        run = config = selection = None
+        if leads and resume:
+            assert output_dir is not None
+            run = _unfinished(output_dir, default, options, fields, as_json)
+            if run is not None:
+                config, selection = resumed_on_this_machine(run, options, fields)
+        elif leads:
+            config = plan_of(default, options, fields)
+            if output_dir is not None and not dry_run:
+                Run.check_free(output_dir)
+        config = shared_plan(group, config, type(default))
+        if config is None:
             return
-        config, selection = resumed_on_this_machine(run, options, fields)
-    else:
-        config = plan_of(default, options, fields)
-        if output_dir is not None and not dry_run:
-            Run.check_free(output_dir)
-    session = plan(config, selection=selection, force=force, say=say, bar=progress)
-    show_preflight(session)
-    if dry_run:
-        if run is not None:
-            check_same(run, sessions.environment(session))
-        if as_json:
-            emit(_dry_run_record(session))
-        return
-    assert output_dir is not None
-    opened = sessions.open_engine(session, run, say=say, bar=progress)
-    if run is None:
-        run = Run.create(output_dir, session.config, sessions.environment(session))
-    report(_train(session, run, opened), as_json)
+        session = agreed(
+            group,
+            lambda: plan(config, selection=selection, group=group, force=force, say=tell, bar=bar),
+        )
+        if leads:
+            show_preflight(session)
+        if dry_run:
+            if run is not None:
+                check_same(run, sessions.environment(session))
+            if as_json and leads:
+                emit(_dry_run_record(session))
+            return
+        assert output_dir is not None
+        opened = open_engine(session, run, say=tell, bar=bar)
+        if not leads:
+            run = SilentRun(output_dir)
+        elif run is None:
+            run = Run.create(output_dir, session.config, sessions.environment(session))
+        line.advice = run.advice
+        summary = _train(session, run, opened)
+        if leads:
+            report(summary, as_json)
+
+
+def _unfinished(
+    output_dir: Path, default: Any, options: dict[str, Any], fields: Fields, as_json: bool
+) -> Run | None:
+    """The run to go on with; None if it has finished, after a report."""
+    from speakeasy.training.run import Run
+
+    run = Run.open(output_dir)
+    if type(run.config) is not type(default):
+        raise RunError(f"{output_dir}: another command's run; go on with: {run.resume_command}")
+    if (summary := run.summary) is None:
+        return run
+    resumed_plan(run, options, fields)  # options that contradict it are still refused
+    say(f"{output_dir}: this run has finished already")
+    report(summary, as_json)
+    return None
 
 
 def _train(session: Session, run: Run, opened: Opened) -> dict[str, Any]:
@@ -78,6 +110,8 @@ def _train(session: Session, run: Run, opened: Opened) -> dict[str, Any]:
     from speakeasy.training import session as sessions
     from speakeasy.training.trackers import open_trackers
 
+    if session.group.rank:
+        return sessions.train(session, run, opened, Watchers())
     with (
         open_trackers(session.config.report_to, run) as trackers,
         for_this_output() as watcher,
@@ -111,6 +145,12 @@ def show_preflight(session: Session) -> None:
         f"{gigabytes(session.device.memory)} free; {session.config.precision}, "
         f"{placement.rows_per_pass} rows at a time{checkpointing}"
     )
+    rows, size = session.config.rows_per_step, session.group.size
+    if rows < size:
+        say(
+            f"warning: {rows} rows a step for {size} processes, so that some have nothing to do; "
+            "raise --batch-size or --grad-accumulation, or start fewer"
+        )
 
 
 def _show_conversations(session: Session, sides: dict[str, RenderedSet]) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 from speakeasy.batches.types import PackedBatch
 from speakeasy.config import BackendName, LoraConfig, OptimizerConfig, Precision
 from speakeasy.errors import BackendError
+from speakeasy.training.group import ALONE, Group
+from speakeasy.training.launcher import Launched, launched
 from speakeasy.weights.trained_rows import TrainedRows
 
 Tensors = Mapping[str, np.ndarray]
@@ -86,6 +88,7 @@ class EngineOptions:
         full: train every weight of the model, held in float32.
         optimizer: None for an engine that only evaluates and generates.
         seed: of the dropout.
+        group: the processes whose gradients ``apply`` adds up.
     """
 
     model: Path
@@ -98,6 +101,7 @@ class EngineOptions:
     full: bool = False
     optimizer: OptimizerConfig | None = None
     seed: int = 0
+    group: Group = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,8 @@ class Engine(Protocol):
     def apply(self, learning_rate: float) -> float:
         """Clip, take one AdamW step, clear the gradients; returns the norm before clipping.
 
-        If the norm is not finite nothing is changed but the gradients cleared.
+        The gradient is the sum of those of all processes of the group; one that accumulated nothing
+        adds zero. If the norm is not finite nothing is changed but the gradients cleared.
         """
         ...
 
@@ -226,6 +231,14 @@ class Backend(Protocol):
         """Load a model, put the adapter in, make the optimizer."""
         ...
 
+    def join(self) -> Group:
+        """Connect with the processes that the launcher started; called once, before all else.
+
+        Raises:
+            BackendError: they cannot be reached.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -250,8 +263,10 @@ def select(wanted: BackendName = "auto") -> Selection:
 
     Raises:
         BackendError: the one asked for, or every one, is not installed; says the line that
-            installs it.
+            installs it. Or it is not the one whose processes were started.
     """
+    if (found := launched()) is not None:
+        return _as_started(found, wanted)
     if wanted != "auto":
         lacking = missing(wanted)
         if lacking:
@@ -271,6 +286,32 @@ def select(wanted: BackendName = "auto") -> Selection:
     raise BackendError(f"no backend is installed; install one with: {need.install}")
 
 
+def _as_started(found: Launched, wanted: BackendName) -> Selection:
+    """The backend of the launcher: the processes of a run cannot mix."""
+    if wanted not in ("auto", found.backend):
+        starter = "mlx.launch" if wanted == "mlx" else "torchrun"
+        raise BackendError(
+            f"--backend {wanted}: {found.launcher} starts processes of {found.backend}, and the "
+            f"processes of a run cannot mix; leave it out, or start with {starter}"
+        )
+    if lacking := missing(found.backend):
+        raise BackendError(
+            f"{found.launcher} started this process, and {lacking[0].module} is not installed; "
+            f"install it with: {lacking[0].install}"
+        )
+    return Selection(found.backend, f"started by {found.launcher}")
+
+
+def join() -> Group:
+    """The processes that were started together; a group of one where this one is alone.
+
+    Raises:
+        BackendError: their backend is not installed, or they cannot reach each other.
+    """
+    found = launched()
+    return ALONE if found is None else open_backend(select().name).join()
+
+
 def select_again(before: BackendName, wanted: BackendName | None) -> Selection:
     """Choose a backend for a run that goes on.
 
@@ -281,8 +322,8 @@ def select_again(before: BackendName, wanted: BackendName | None) -> Selection:
     Raises:
         BackendError: as ``select``.
     """
-    if wanted is not None:
-        return select(wanted)
+    if wanted is not None or launched() is not None:
+        return select(wanted or "auto")
     if not missing(before):
         return Selection(before, "as until now")
     return Selection(select().name, f"{before}, which the run was on, is not installed here")

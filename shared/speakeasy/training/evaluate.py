@@ -12,6 +12,7 @@ from speakeasy.batches.pack import build_batch, pack
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import IGNORED, Rendered
 from speakeasy.training.backend import Engine
+from speakeasy.training.group import ALONE, Group, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +61,29 @@ def held_out_loss(
     *,
     rows_per_pass: int = 1,
     advance: Callable[[int], None] = lambda done: None,
+    group: Group = ALONE,
 ) -> HeldOutLoss:
     """Score every target of ``items`` once.
 
     Args:
         advance: called with the number of conversations behind after each pass.
+        group: processes that share the rows; all of them get the whole result.
     """
     rows = pack(item_lengths(items), row_length, seed=0)
     nats = np.zeros(len(items), dtype=np.float64)
     target_tokens = 0
-    for start in range(0, len(rows), rows_per_pass):
-        batch = build_batch(items, rows[start : start + rows_per_pass], row_length)
-        losses_BT = engine.token_losses(batch)
-        scored_BT = batch.labels_BT != IGNORED
-        np.add.at(nats, batch.items_BT[scored_BT], losses_BT[scored_BT].astype(np.float64))
-        target_tokens += batch.target_count
-        advance(sum(len(row) for row in rows[start : start + rows_per_pass]))
+    rows_at_once = rows_per_pass * group.size
+    for start in range(0, len(rows), rows_at_once):
+        whole = build_batch(items, rows[start : start + rows_at_once], row_length)
+        batch = whole.rows(group.rank, None, group.size)
+        if len(batch.tokens_BT):
+            losses_BT = engine.token_losses(batch)
+            scored_BT = batch.labels_BT != IGNORED
+            np.add.at(nats, batch.items_BT[scored_BT], losses_BT[scored_BT].astype(np.float64))
+        target_tokens += whole.target_count
+        advance(sum(len(row) for row in rows[start : start + rows_at_once]))
     return HeldOutLoss(
-        nats=tuple(nats.tolist()),
+        nats=tuple(total(group, nats).tolist()),
         target_tokens=target_tokens,
         target_bytes=sum(item.target_bytes for item in items),
         target_words=sum(item.target_words for item in items),

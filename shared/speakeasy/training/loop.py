@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from speakeasy.batches.pack import build_batch
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import PackedBatch, Rendered
@@ -20,6 +22,7 @@ from speakeasy.errors import DivergedError, InterruptedRun
 from speakeasy.training import state as states
 from speakeasy.training.backend import Engine, Tensors
 from speakeasy.training.evaluate import HeldOutLoss, held_out_loss
+from speakeasy.training.group import Group, barrier, shared, total
 from speakeasy.training.memory import peak_process_bytes
 from speakeasy.training.run import Run
 from speakeasy.training.schedule import DataOrder, StepRows, learning_rate
@@ -65,6 +68,7 @@ class Fit:
             memory, the gradient is the same.
         base_form: what the frozen base is held in; each evaluation says so.
         progress: where to begin; afterwards, where it ended.
+        group: the processes that share the rows; each has a ``Fit``, and process 0's writes.
     """
 
     config: JobConfig
@@ -78,6 +82,7 @@ class Fit:
     progress: Progress
     watcher: Watcher
     stop: StopRequest
+    group: Group
 
     def __post_init__(self) -> None:
         self.order = DataOrder(
@@ -95,7 +100,7 @@ class Fit:
             InterruptedRun: a signal asked for it; the state is saved.
             DivergedError: the loss is not a number any more; the last good state is saved.
         """
-        logged = any(record["step"] == 0 for record in self.run.evaluations())
+        logged = shared(self.group, any(line["step"] == 0 for line in self.run.evaluations()))
         if self.progress.evaluation_due or not logged:
             self._evaluate()
         self.watcher.on_start(self.progress.step, self.total_steps)
@@ -117,9 +122,8 @@ class Fit:
         present = {name: tensor.copy() for name, tensor in self.engine.trainables().items()}
 
         def advance(conversations: int) -> None:
-            if self.stop:
-                self.engine.set_trainables(present)  # they are what is saved
-            self._evaluation_advance(conversations)
+            self._obey_stop(lambda: self.engine.set_trainables(present))  # they are what is saved
+            self.watcher.on_evaluation_advance(conversations)
 
         for step, tensors in weights.items():
             self.engine.set_trainables(tensors)
@@ -175,31 +179,39 @@ class Fit:
             self._save()
 
     def _update(self, batch: PackedBatch, step: int, rate: float) -> tuple[float, float]:
-        """One optimizer step; returns the batch's loss in nats and the gradient norm."""
+        """One optimizer step; returns the batch's loss in nats and the gradient norm.
+
+        Each process takes its share of the rows. The scale is that of the whole step, so that the
+        sum of their gradients is the gradient.
+        """
         self.engine.seed_step(step)
         scale = 1 / batch.target_count
         losses = []
-        for start in range(0, len(batch.tokens_BT), self.rows_per_pass):
+        rows_at_once = self.rows_per_pass * self.group.size
+        for start in range(0, len(batch.tokens_BT), rows_at_once):
             self._obey_stop()
-            part = batch.rows(start, start + self.rows_per_pass)
-            losses.append(self.engine.accumulate(part, scale))
-            self.watcher.on_rows(part.token_count)
-        nats = sum(float(loss) for loss in losses)
+            whole = batch.rows(start, start + rows_at_once)
+            part = whole.rows(self.group.rank, None, self.group.size)
+            if len(part.tokens_BT):
+                losses.append(self.engine.accumulate(part, scale))
+            self.watcher.on_rows(whole.token_count)
+        nats = float(total(self.group, np.array(sum(float(loss) for loss in losses))))
         norm = self.engine.apply(rate) if math.isfinite(nats) else nats
         if not math.isfinite(norm):
             self._diverged(f"step {step}: loss {nats * scale:.4g}, gradient norm {norm:.4g}")
         return nats, norm
 
-    def _obey_stop(self) -> None:
-        if not self.stop:
+    def _obey_stop(self, before_saving: Callable[[], None] = lambda: None) -> None:
+        signal_number = self.stop.agreed(self.group)
+        if signal_number is None:
             return
-        assert self.stop.signal_number is not None
+        before_saving()
         self.engine.discard()
         self._save()
         raise InterruptedRun(
             f"stopped after step {self.progress.step} of {self.total_steps}; the state is saved; "
             f"go on with: {self.run.resume_command}",
-            self.stop.signal_number,
+            signal_number,
         )
 
     def _diverged(self, what: str) -> None:
@@ -270,6 +282,7 @@ class Fit:
             self.config.row_length,
             rows_per_pass=self.rows_per_pass,
             advance=advance,
+            group=self.group,
         )
 
     def _evaluation_advance(self, conversations: int) -> None:
@@ -277,9 +290,12 @@ class Fit:
         self.watcher.on_evaluation_advance(conversations)
 
     def _save(self) -> None:
-        first, second = self.engine.moments()
-        state = TrainingState(self.progress, self.engine.trainables(), first, second)
-        states.save(state, self.run.states, best=self.progress.best_step)
+        """Save the state, which is the same in all processes; they wait for the one that writes."""
+        if self.group.rank == 0:
+            first, second = self.engine.moments()
+            state = TrainingState(self.progress, self.engine.trainables(), first, second)
+            states.save(state, self.run.states, best=self.progress.best_step)
+        barrier(self.group)
 
 
 def _finite(value: float) -> float | None:

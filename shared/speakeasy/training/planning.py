@@ -14,6 +14,7 @@ from speakeasy.batches.types import RenderedSet
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import ModelError
 from speakeasy.training.backend import Device, Selection, open_backend, select
+from speakeasy.training.group import ALONE, Group, processes_here
 from speakeasy.training.memory import attended
 from speakeasy.training.preflight import place
 from speakeasy.training.prepare import prepare
@@ -40,6 +41,7 @@ def plan(
     config: TrainConfig | PretrainConfig,
     *,
     selection: Selection | None = None,
+    group: Group = ALONE,
     force: bool = False,
     say: Say = lambda line: None,
     bar: Bar = no_bar,
@@ -48,6 +50,7 @@ def plan(
 
     Args:
         selection: the backend, where it is chosen already; None to choose by the plan.
+        group: the processes that train together; each of them plans.
         force: go on even if the memory estimate says that it does not fit.
 
     Raises:
@@ -56,8 +59,9 @@ def plan(
     check_installed(config.report_to)
     selection = selection or select(config.backend)
     backend = open_backend(selection.name)
-    device = backend.describe_device()
-    say(f"backend: {selection.name} ({selection.reason}) on {device.name}")
+    device = _share(backend.describe_device(), group)
+    together = "" if group.size == 1 else f", {group.size} processes"
+    say(f"backend: {selection.name} ({selection.reason}) on {device.name}{together}")
     model = resolve_model(config.model, say=say)
     say(f"model: {model.source}")
     shape = model_shape(model.path)
@@ -109,7 +113,15 @@ def plan(
         placement=placement,
         base=fingerprint(model.path),
         tokenizer_base=tokenizer_base,
+        group=group,
     )
+
+
+def _share(device: Device, group: Group) -> Device:
+    """What one process has of a machine's memory; each has a GPU of its own on CUDA."""
+    if device.kind == "cuda":
+        return device
+    return replace(device, memory=device.memory // processes_here(group))
 
 
 def trainable_parameters(

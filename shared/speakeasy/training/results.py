@@ -50,6 +50,7 @@ def finish(session: Session, run: Run, fit: Fit, total_seconds: float) -> Record
         "backend": session.selection.name,
         "reason": session.selection.reason,
         "device": session.device.name,
+        "processes": session.group.size,
         "precision": session.config.precision,
         "quantization": session.quantization,
         "measured_on": _measured_on(session),
@@ -95,7 +96,9 @@ def _parts(run: Run, steps: int) -> list[Record]:
     lasts = [part["first_step"] - 1 for part in parts[1:]] + [steps]
     named = ("backend", "device", "precision", "quantization", "platform")
     return [
-        {"first_step": part["first_step"], "last_step": last} | {key: part[key] for key in named}
+        {"first_step": part["first_step"], "last_step": last}
+        | {key: part[key] for key in named}
+        | {"processes": part.get("processes", 1)}
         for part, last in zip(parts, lasts, strict=True)
         if part["first_step"] <= last  # the last may have done no more than write the result
     ]

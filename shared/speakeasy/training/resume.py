@@ -52,6 +52,9 @@ def changes(run: Run, now: Record, device: Device, step: int) -> list[str]:
             f"after step {step} the run goes on with {now['backend']} on {now['device']}; "
             f"until now {then['backend']} on {then['device']}"
         )
+    processes = [environment.get("processes", 1) for environment in (now, then)]
+    if processes[0] != processes[1]:
+        lines.append(f"processes: {processes[0]}; until now {processes[1]}")
     if precision != then["precision"]:
         lines.append(f"precision: {precision}; until now {then['precision']}")
     elif moved and precision != device.precision:

@@ -123,6 +123,12 @@ class Run:
         verb = "pretrain" if self.is_pretraining else "train"
         return f"speakeasy {verb} --resume --output-dir {shlex.quote(str(self.path))}"
 
+    def advice(self) -> str:
+        """How to go on where a run was cut off, as the end of a sentence."""
+        places = sorted(self.states.glob("step-*"))
+        last = f"the newest state is {places[-1].name}" if places else "no state was saved yet"
+        return f"{last}; go on with --resume --output-dir {shlex.quote(str(self.path))}"
+
     @property
     def environment(self) -> Record:
         """What the run is on now; ``parts`` tells what it was on before."""
@@ -252,6 +258,7 @@ def _logged_by(record: Record, step: int) -> bool:
 
 def _machine(part: Record) -> Record:
     """What makes a part another one: neither its place in the run nor why it was chosen."""
+    part = {"processes": 1} | part  # runs of older versions had one, and did not say so
     return {key: part[key] for key in part if key not in ("first_step", "reason")}
 
 

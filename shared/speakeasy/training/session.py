@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from speakeasy import __version__
 from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.errors import DivergedError, DoesNotFitError
-from speakeasy.training import results, resume
-from speakeasy.training import state as states
-from speakeasy.training.backend import Backend, Device, Engine, EngineOptions, Selection
-from speakeasy.training.fit_rows import Fitted, fit_rows
+from speakeasy.training import results
+from speakeasy.training.backend import Backend, Device, Selection
+from speakeasy.training.group import ALONE, Group, barrier
 from speakeasy.training.loop import Fit, Record, Watcher
 from speakeasy.training.preflight import Placement
 from speakeasy.training.prepare import Prepared
 from speakeasy.training.run import Run
 from speakeasy.training.signals import stop_on_signals
-from speakeasy.training.state import Progress, Tensors
-from speakeasy.vocab.progress import Bar, no_bar
-from speakeasy.weights.adapters import draw_lora
 from speakeasy.weights.checkpoint import ModelShape
 from speakeasy.weights.hub import ModelDirectory
 from speakeasy.weights.trained_rows import TrainedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from speakeasy.training.opening import Opened
 
 _PACKAGES = (
     "numpy",
@@ -52,6 +49,7 @@ class Session:
         layers: the linear layers that get an adapter, name -> (out, in).
         rows: the embedding rows that are trained, as the base has them; None for none.
         trainable_parameters: numbers that training changes.
+        group: the processes that train together.
     """
 
     config: TrainConfig | PretrainConfig
@@ -68,6 +66,7 @@ class Session:
     placement: Placement
     base: str
     tokenizer_base: str
+    group: Group = ALONE
 
     @property
     def counts(self) -> dict[str, int]:
@@ -102,110 +101,11 @@ def quantization(shape: ModelShape, use_4bit: bool, backend: str) -> str | None:
     return "mlx 4-bit" if backend == "mlx" else "nf4"
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An engine with a training state in it, ready for the next step.
-
-    Attributes:
-        to_rescore: steps whose evaluation is of a base held otherwise, see ``Fit.rescore``.
-        fitted: the new rows, if they were fitted now.
-    """
-
-    engine: Engine
-    progress: Progress
-    to_rescore: Mapping[int, Tensors] = field(default_factory=dict)
-    fitted: Fitted | None = None
-
-
-def open_engine(
-    session: Session,
-    run: Run | None,
-    *,
-    say: Callable[[str], None] = lambda line: None,
-    bar: Bar = no_bar,
-) -> Opened:
-    """Load the model, and the newest state of ``run`` if there is one.
-
-    Called before a new run's directory is made, so that a model that cannot be loaded leaves
-    nothing behind.
-
-    Args:
-        say: called with a line about each thing that is not as the run had it until now.
-
-    Raises:
-        RunError: the run was started with another base or other data, or its state is broken.
-    """
-    state = None
-    if run is not None:
-        now = environment(session)
-        resume.check_same(run, now)
-        state = states.latest(run.states)
-        step = state.progress.step if state else 0
-        if state is None and (logged := len(run.steps())):
-            say(
-                f"warning: {run.states}: no state of the {logged} logged steps is left; training "
-                "begins again before step 1"
-            )
-        for line in resume.changes(run, now, session.device, step):
-            say(line)
-    config = session.config
-    adapter = draw_lora(session.layers, config.lora.r, config.seed) if session.layers else None
-    engine = session.backend.load(
-        EngineOptions(
-            model=session.model.path,
-            precision=config.precision,
-            use_4bit=config.use_4bit,
-            gradient_checkpointing=session.placement.gradient_checkpointing,
-            lora=config.lora if session.layers else None,
-            adapter=adapter,
-            rows=session.rows,
-            full=isinstance(config, PretrainConfig) and config.train == "full",
-            optimizer=config.optimizer,
-            seed=config.seed,
-        )
-    )
-    progress = Progress()
-    otherwise: list[int] = []
-    if run is not None:
-        progress = resume.with_best_score(run, state.progress) if state else progress
-        otherwise = resume.scored_otherwise(run, progress, session.base_form)
-    fitted = _fit_rows(session, engine, say, bar) if state is None or 0 in otherwise else None
-    to_rescore = {
-        step: states.at_step(run.states, step).trainables if run and step else engine.trainables()
-        for step in otherwise
-    }
-    if state is not None:
-        engine.restore(state.trainables, state.first, state.second, progress.step)
-    # With a state, rows were fitted for the sake of scoring: what training began from is on record.
-    return Opened(engine, progress, to_rescore, fitted if state is None else None)
-
-
-def _fit_rows(
-    session: Session, engine: Engine, say: Callable[[str], None], bar: Bar
-) -> Fitted | None:
-    """Fit new rows to the base's predictions, and put them in, where the plan has it so."""
-    config, rows = session.config, session.rows
-    if not isinstance(config, PretrainConfig) or not config.fit_rows or rows is None:
-        return None
-    fitted = fit_rows(
-        engine,
-        session.model.path,
-        rows,
-        session.prepared.train.items,
-        positions=config.fit_rows,
-        row_length=config.row_length,
-        context=session.shape.max_positions,
-        seed=config.seed,
-        say=say,
-        bar=bar,
-    )
-    if fitted is not None:
-        engine.set_trainables({**engine.trainables(), **fitted.rows.tensors()})
-    return fitted
-
-
 def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Record:
     """Train from where ``opened`` stands to the end; returns what summary.json holds.
+
+    Every process of the group calls this, all but the first with a ``SilentRun``; these return
+    nothing in the end.
 
     Raises:
         InterruptedRun: a signal asked for it; the state is saved.
@@ -232,18 +132,13 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
             progress=progress,
             watcher=watcher,
             stop=stop,
+            group=session.group,
         )
         try:
             fit.rescore(opened.to_rescore)
             fit()
         except DivergedError as error:
-            if not fit.progress.best_step:
-                raise
-            where = results.write(session, run, fit.best().trainables, fit.progress.best_step)
-            raise DivergedError(
-                f"{error}; the best weights so far, of step {fit.progress.best_step}, are in "
-                f"{where}"
-            ) from None
+            raise _with_best(session, run, fit, error) from None
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -252,9 +147,22 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
                 f"whole; start again with --gradient-checkpointing, --use-4bit or a shorter "
                 f"--max-length"
             ) from error
-        summary = results.finish(session, run, fit, time.perf_counter() - started)
+        summary: Record = {}
+        if session.group.rank == 0:
+            summary = results.finish(session, run, fit, time.perf_counter() - started)
+        barrier(session.group)  # a launcher may end all processes when the first one ends
     watcher.on_finish(summary)
     return summary
+
+
+def _with_best(session: Session, run: Run, fit: Fit, error: DivergedError) -> DivergedError:
+    """Write the best weights so far, if there are any, and say where they are."""
+    step = fit.progress.best_step
+    if step and session.group.rank == 0:
+        where = results.write(session, run, fit.best().trainables, step)
+        error = DivergedError(f"{error}; the best weights so far, of step {step}, are in {where}")
+    barrier(session.group)
+    return error
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -277,6 +185,7 @@ def environment(session: Session) -> Record:
         "python": platform.python_version(),
         "packages": installed_packages(),
         "model_directory": str(session.model.path),
+        "processes": session.group.size,
     }
     return {
         **machine,

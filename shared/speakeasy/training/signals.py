@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from speakeasy.training.group import Group
 
 
 class StopRequest:
@@ -14,9 +17,22 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._parent = os.getppid()
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
+
+    def agreed(self, group: Group) -> int | None:
+        """The signal that any process of a group was asked to stop by; None if none was.
+
+        All processes call this at the same points of their way. That the launcher of several has
+        ended counts as SIGTERM: it can no longer pass one on.
+        """
+        if group.size == 1:
+            return self.signal_number
+        orphaned = signal.SIGTERM if os.getppid() != self._parent else 0
+        mine = self.signal_number or orphaned
+        return max(int(asked) for asked in group.gather(str(int(mine)).encode())) or None
 
 
 @contextmanager

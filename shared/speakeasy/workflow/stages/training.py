@@ -6,6 +6,7 @@ from speakeasy.config import PretrainConfig, TrainConfig
 from speakeasy.data.dataset import starter_files
 from speakeasy.training import session as sessions
 from speakeasy.training.backend import select_again
+from speakeasy.training.opening import open_engine
 from speakeasy.training.planning import plan
 from speakeasy.training.raw_text import corpus_files, replay_files
 from speakeasy.training.run import Run
@@ -46,7 +47,7 @@ class Training:
         selection = select_again(config.backend, None) if before else None
         session = plan(config, selection=selection, say=follower.say, bar=follower.counting)
         follower.planned(session)
-        opened = sessions.open_engine(session, before, say=follower.say, bar=follower.counting)
+        opened = open_engine(session, before, say=follower.say, bar=follower.counting)
         run = before or Run.create(place.directory, session.config, sessions.environment(session))
         with follower.training(session, run) as watcher:
             sessions.train(session, run, opened, watcher)
