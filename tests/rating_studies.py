@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from speakeasy.rating.key import Key, write_key
 from speakeasy.rating.store import Store, open_store
-from speakeasy.rating.study import Item, Key, Slot, Study, StudyPlan, write_study
+from speakeasy.rating.study import Item, Slot, Study, StudyPlan, write_study
 
 SYSTEMS = ("ZEBRA-LLAMA-7B", "okapi/qlora-run-42")
 """Names that no rater may ever see."""
@@ -64,13 +65,13 @@ def make_study(
         measures=tuple(None if n >= real else (measures, measures) for n in range(items)),
     )  # fmt: skip
     path.mkdir(parents=True, exist_ok=True)
+    write_key(path, key)
     write_study(
         path,
         plan,
         [Item(n, f"¿Qué tal, pregunta {n}?", (), pair) for n, pair in enumerate(pairs)],
         schedule,
         [DIALOGUE],
-        key,
     )
     return Study.read(path)
 

@@ -12,8 +12,9 @@ import pytest
 from rating_studies import SYSTEMS, make_study, opened
 from test_rating_web import RATINGS, Rater
 
+from speakeasy.rating.key import Key
 from speakeasy.rating.store import Store
-from speakeasy.rating.study import DIMENSIONS, Key, Study
+from speakeasy.rating.study import DIMENSIONS, Study
 from speakeasy.rating.votes import Votes
 from speakeasy.rating.web.limits import Limit
 

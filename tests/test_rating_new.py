@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from collections import Counter
 from itertools import combinations
@@ -22,9 +23,10 @@ from speakeasy.evaluation.result import Evaluation
 from speakeasy.rating.checks import flags_of, names_model
 from speakeasy.rating.design import Real, make_schedule
 from speakeasy.rating.gold import gold_pairs, scrambled
+from speakeasy.rating.key import Key
 from speakeasy.rating.new import make_study
 from speakeasy.rating.sources import Candidate
-from speakeasy.rating.study import Key, Study
+from speakeasy.rating.study import Study
 from speakeasy.rating.wish import Wish
 
 PROMPTS = tuple(f"¿Qué haces el día {number}?" for number in range(30))
@@ -286,3 +288,34 @@ def test_the_command(both: list[Evaluation], tmp_path: Path) -> None:
     assert speakeasy("rate", "revoke", place, 9, check=False).returncode == 2
     too_many = speakeasy("rate", "invite", place, "-n", 100, check=False)
     assert "the study has 28 places left" in too_many.stderr
+
+
+def test_models_without_an_evaluation_are_evaluated_first(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    """Really asked, on the packaged held-out texts cut short by a handful of prompts."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("¿Quedamos mañana?\n¿Qué tal?\nAdéu!\n", encoding="utf-8")
+    other = tmp_path / "other-one"
+    shutil.copytree(tiny_directory, other)
+    words = [
+        "--prompts",
+        prompts,
+        "--gold",
+        "none",
+        "--dialogues",
+        "none",
+        "--precision",
+        "float32",
+    ]
+    words += [f"--keep={flag}" for flag in ("empty", "identical", "names-a-model", "long")]
+    place = tmp_path / "study"
+    runs = ["--runs", tiny_directory, other]
+    done = speakeasy("rate", "new", *runs, "--output-dir", place, *words, "--json")
+    assert (done.result["plan"]["prompts"], done.result["plan"]["gold"]) == (3, 0)
+    assert Key.read(place).systems == (tiny_directory.name, "other-one")
+    study = Study.read(place)
+    assert study.dialogues == ()
+    assert {item.prompt for item in study.items} == {"¿Quedamos mañana?", "¿Qué tal?", "Adéu!"}
+    again = speakeasy("rate", "new", *runs, "--output-dir", tmp_path / "again", *words)
+    assert again.stderr.count("evaluated already") == 2

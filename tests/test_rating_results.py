@@ -18,8 +18,9 @@ from cli import speakeasy
 from rating_studies import SYSTEMS, answered, make_study
 
 from speakeasy.rating.analysis import analyse
+from speakeasy.rating.key import Key
 from speakeasy.rating.report.page import report_page
-from speakeasy.rating.study import Key, Study
+from speakeasy.rating.study import Study
 from speakeasy.rating.unblind import ballots_of, read_votes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from evaluations import PLAIN, REGIONAL, evaluation_of
-from recipes import Listener
 
+from recipes import Listener
 from speakeasy.errors import UsageError
-from speakeasy.rating.study import Key
+from speakeasy.rating.key import Key
 from speakeasy.rating.study import Study as Made
 from speakeasy.workflow.plans import StudyPlan
 from speakeasy.workflow.stages.kind import Place

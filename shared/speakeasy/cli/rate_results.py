@@ -39,10 +39,11 @@ def report(study: Path, output_dir: Path | None, as_json: bool) -> None:
     """
     from speakeasy.files import disk_errors, new_directory, write_json, write_text
     from speakeasy.rating.analysis import analyse
+    from speakeasy.rating.key import Key
     from speakeasy.rating.report.markdown import markdown
     from speakeasy.rating.report.page import report_page
     from speakeasy.rating.report.tables import tables
-    from speakeasy.rating.study import Key, Study
+    from speakeasy.rating.study import Study
     from speakeasy.rating.unblind import read_votes, require_closed
 
     found = Study.read(study)

@@ -8,10 +8,11 @@ from typing import Any
 
 from speakeasy import __version__
 from speakeasy.rating.ballots import Ballot
+from speakeasy.rating.key import Key
 from speakeasy.rating.statistics import agreement, correlation, quality, ratings
 from speakeasy.rating.statistics.bradley_terry import bradley_terry
 from speakeasy.rating.statistics.preference import preferences
-from speakeasy.rating.study import Key, Record, Study
+from speakeasy.rating.study import Record, Study
 from speakeasy.rating.unblind import Votes, ballots_of
 from speakeasy.rating.verdict import verdict, warnings_of
 

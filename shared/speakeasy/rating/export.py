@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from speakeasy.files import new_directory, write_text
+from speakeasy.rating.key import Key
 from speakeasy.rating.store import read_only
-from speakeasy.rating.study import DIMENSIONS, Key, Record, Study
+from speakeasy.rating.study import DIMENSIONS, Record, Study
 from speakeasy.rating.unblind import SIDES, Votes, read_votes
 
 VOTES, ITEMS, MANIFEST, SUMS, README = (

@@ -19,6 +19,7 @@ from speakeasy.files import new_directory
 from speakeasy.rating.checks import DROPPED, flags_of
 from speakeasy.rating.design import Real, make_schedule
 from speakeasy.rating.gold import gold_pairs
+from speakeasy.rating.key import Key, write_key
 from speakeasy.rating.power import Power, power_table
 from speakeasy.rating.sources import (
     Candidate,
@@ -27,7 +28,7 @@ from speakeasy.rating.sources import (
     figures,
     identity,
 )
-from speakeasy.rating.study import Item, Key, Record, StudyPlan, write_study
+from speakeasy.rating.study import Item, Record, StudyPlan, write_study
 from speakeasy.rating.wish import NONE, PACKAGED, Wish
 
 _GOLD_KINDS = 3
@@ -115,7 +116,8 @@ def make_study(evaluations: Sequence[Evaluation], wish: Wish, directory: Path | 
     )
     if directory is not None:
         with new_directory(directory) as place:
-            write_study(place, plan, items, schedule, _dialogues(wish, variety), key)
+            write_key(place, key)
+            write_study(place, plan, items, schedule, _dialogues(wish, variety))
     comparisons = len(list(combinations(evaluations, 2)))
     power = power_table(plan.raters, plan.pairs, plan.prompts, comparisons)
     return Made(plan, flags, dropped, power, notes)

@@ -17,8 +17,9 @@ from typing import Literal
 
 from speakeasy.files import new_directory, write_text
 from speakeasy.rating.ballots import Ballot
+from speakeasy.rating.key import Key
 from speakeasy.rating.statistics.quality import excluded
-from speakeasy.rating.study import Item, Key, Record, Study
+from speakeasy.rating.study import Item, Record, Study
 from speakeasy.rating.unblind import ballots_of, read_votes, require_closed
 
 Format = Literal["trl", "mlx-lm-lora"]

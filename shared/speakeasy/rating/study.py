@@ -16,7 +16,7 @@ The server reads no ``key.json``: it cannot give away what it does not know.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ STUDY_FILE = "study.json"
 ITEMS_FILE = "items.jsonl"
 SCHEDULE_FILE = "schedule.json"
 DIALOGUES_FILE = "dialogues.json"
-KEY_FILE = "key.json"
 DATABASE_FILE = "study.db"
 AUDIO_FOLDER = "audio"
 VERSION = 1
@@ -165,7 +164,7 @@ class Study:
         Raises:
             RunError: it holds no study, one of another version, or one that is broken.
         """
-        record = _json(path, STUDY_FILE)
+        record = read_record(path, STUDY_FILE)
         if record.get("version") != VERSION:
             raise RunError(
                 f"{path / STUDY_FILE}: version {record.get('version')!r}; expected {VERSION}: make "
@@ -187,68 +186,15 @@ class Study:
                 ),
                 schedule=tuple(
                     tuple(Slot(*slot) for slot in slots)
-                    for slots in _json(path, SCHEDULE_FILE)["places"]
+                    for slots in read_record(path, SCHEDULE_FILE)["places"]
                 ),
-                dialogues=tuple(_json(path, DIALOGUES_FILE)["dialogues"]),
+                dialogues=tuple(read_record(path, DIALOGUES_FILE)["dialogues"]),
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
         if [item.number for item in study.items] != list(range(study.plan.items)):
-            raise _broken(path, f"{ITEMS_FILE} does not hold {study.plan.items:,} items")
+            raise broken(path, f"{ITEMS_FILE} does not hold {study.plan.items:,} items")
         return study
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Whose the answers are. For the report alone, once the study is closed.
-
-    Attributes:
-        systems: the models' names.
-        owners: for each item, the number of the system behind its first and its second answer; None
-            for an answer that no model gave.
-        better: for a gold item, which of its answers is better, 0 or 1; None for real pairs.
-        prompts: the prompt's id of each item.
-        samples: the number of the answers among those to the same prompt.
-        identities: for each system, what is known of it: evaluation, run, fingerprint.
-        metrics: for each system, its automatic figures by name (value or None), and
-        measures: for each item, the measures of its two answers as ``answers.jsonl`` has them; None
-            for gold items.
-    """
-
-    systems: tuple[str, ...]
-    owners: tuple[tuple[int | None, int | None], ...]
-    better: tuple[int | None, ...]
-    prompts: tuple[str, ...]
-    samples: tuple[int, ...]
-    identities: tuple[Record, ...]
-    metrics: tuple[Mapping[str, float | None], ...]
-    measures: tuple[tuple[Record, Record] | None, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> Key:
-        """Read the key of a study's directory.
-
-        Raises:
-            RunError: there is none, or it is broken.
-        """
-        record = _json(path, KEY_FILE)
-        try:
-            items = record["items"]
-            return cls(
-                systems=tuple(record["systems"]),
-                owners=tuple((item["owners"][0], item["owners"][1]) for item in items),
-                better=tuple(item["better"] for item in items),
-                prompts=tuple(item["prompt"] for item in items),
-                samples=tuple(item["sample"] for item in items),
-                identities=tuple(record["identities"]),
-                metrics=tuple(record["metrics"]),
-                measures=tuple(
-                    None if item["measures"] is None else (item["measures"][0], item["measures"][1])
-                    for item in items
-                ),
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise _broken(path, error) from error
 
 
 def write_study(
@@ -257,9 +203,11 @@ def write_study(
     items: Iterable[Item],
     schedule: Iterable[Iterable[Slot]],
     dialogues: Iterable[Record],
-    key: Key,
 ) -> None:
-    """Write the files of a new study; ``directory`` should come from ``files.new_directory``."""
+    """Write the files of a new study but for its key, which comes first (``key.write_key``).
+
+    ``directory`` should come from ``files.new_directory``.
+    """
     from speakeasy.files import write_json, write_text
 
     lines = (
@@ -278,30 +226,7 @@ def write_study(
     places = [[[slot.item, slot.swapped, slot.repeats] for slot in slots] for slots in schedule]
     write_text(directory / SCHEDULE_FILE, json.dumps({"places": places}) + "\n")
     write_json(directory / DIALOGUES_FILE, {"dialogues": list(dialogues)})
-    write_json(directory / KEY_FILE, _key_record(key))
-    (directory / KEY_FILE).chmod(0o600)
     write_json(directory / STUDY_FILE, {"version": VERSION, "plan": asdict(plan)})
-
-
-def _key_record(key: Key) -> Record:
-    return {
-        "version": VERSION,
-        "systems": list(key.systems),
-        "identities": list(key.identities),
-        "metrics": [dict(metrics) for metrics in key.metrics],
-        "items": [
-            {
-                "prompt": prompt,
-                "sample": sample,
-                "owners": list(owners),
-                "better": better,
-                "measures": None if measures is None else list(measures),
-            }
-            for prompt, sample, owners, better, measures in zip(
-                key.prompts, key.samples, key.owners, key.better, key.measures, strict=True
-            )
-        ],
-    }
 
 
 def _text(path: Path, name: str) -> str:
@@ -312,18 +237,24 @@ def _text(path: Path, name: str) -> str:
             f"{path}: no {name}; expected a directory that speakeasy rate new made"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise _broken(path, f"{name}: {error}") from error
+        raise broken(path, f"{name}: {error}") from error
 
 
-def _json(path: Path, name: str) -> Record:
+def read_record(path: Path, name: str) -> Record:
+    """The object in a file of a study's directory.
+
+    Raises:
+        RunError: there is no such file, or it holds no object.
+    """
     try:
         record = json.loads(_text(path, name))
     except json.JSONDecodeError as error:
-        raise _broken(path, f"{name}: {error}") from error
+        raise broken(path, f"{name}: {error}") from error
     if not isinstance(record, dict):
-        raise _broken(path, f"{name} holds no object")
+        raise broken(path, f"{name} holds no object")
     return record
 
 
-def _broken(path: Path, why: object) -> RunError:
+def broken(path: Path, why: object) -> RunError:
+    """The error for a directory that cannot be what ``rate new`` wrote."""
     return RunError(f"{path}: the study is broken ({why}); copy the directory again")

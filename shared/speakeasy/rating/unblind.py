@@ -8,8 +8,9 @@ from typing import Any
 
 from speakeasy.errors import RunError
 from speakeasy.rating.ballots import Ballot, Ratings
+from speakeasy.rating.key import Key
 from speakeasy.rating.store import read_only
-from speakeasy.rating.study import Key, Record, Study
+from speakeasy.rating.study import Record, Study
 
 SIDES = ("left", "right")
 _VOTES = """

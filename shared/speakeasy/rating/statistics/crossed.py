@@ -86,7 +86,7 @@ def crossed_mean(
     values_N = np.asarray(values, dtype=np.float64)
     if not len(values_N):
         return CrossedMean(float("nan"), None, None, None, 0, 0, 0)
-    rater_N, prompt_N = _numbered(raters), _numbered(prompts)
+    rater_N, prompt_N = numbered(raters), numbered(prompts)
     counts = int(rater_N.max()) + 1, int(prompt_N.max()) + 1
     mean = float(values_N.mean())
     generator = np.random.default_rng(seed)
@@ -123,10 +123,6 @@ def weights_of(rater_N: Ints, prompt_N: Ints, generator: np.random.Generator, dr
 
 def numbered(names: Sequence[object]) -> Ints:
     """Numbers from 0 in the place of names, in the order in which they first occur."""
-    return _numbered(names)
-
-
-def _numbered(names: Sequence[object]) -> Ints:
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
 
@@ -137,7 +133,7 @@ def _multinomial(count: int, generator: np.random.Generator, draws: int) -> Floa
 
 def _variance(off_N: Floats, rater_N: Ints, prompt_N: Ints) -> float:
     of_raters, of_prompts = _clustered(off_N, rater_N), _clustered(off_N, prompt_N)
-    cells = _numbered(list(zip(rater_N.tolist(), prompt_N.tolist(), strict=True)))
+    cells = numbered(list(zip(rater_N.tolist(), prompt_N.tolist(), strict=True)))
     both = of_raters + of_prompts - _clustered(off_N, cells)
     return max(both, of_raters, of_prompts)
 

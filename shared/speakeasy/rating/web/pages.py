@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from speakeasy.rating.store import SESSION_DAYS
 from speakeasy.rating.study import CHOICES, DIMENSIONS, LANGUAGES, Item
 from speakeasy.rating.votes import Assignment
 from speakeasy.rating.web.visits import Visit
@@ -35,7 +36,7 @@ def join(visit: Visit) -> Response:
     response.set_cookie(
         visit.site.cookie,
         store.begin_session(rater),
-        max_age=60 * 24 * 3600,
+        max_age=SESSION_DAYS * 24 * 3600,
         path="/",
         secure=visit.site.https,
         httponly=True,
