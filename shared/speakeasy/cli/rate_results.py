@@ -13,6 +13,9 @@ from speakeasy.cli.rate_serve import STUDY
 if TYPE_CHECKING:
     from speakeasy.rating.report.tables import Table
 
+_NAMES = 16
+"""Least width of a table's first column, if its words are as long."""
+
 
 @command()
 @STUDY
@@ -63,7 +66,8 @@ def report(study: Path, output_dir: Path | None, as_json: bool) -> None:
         emit({"output_dir": str(place), **record})
         return
     for table in tables(record):
-        console().print(_shown(table))
+        console().print(_shown(table, console().width))
+        say()
     for line in record["warnings"]:
         say(f"warning: {line}")
     for line in record["verdict"]:
@@ -143,7 +147,8 @@ def preferences(
 
     Only once the study is closed, and only where people agreed. Gold items, repeats and raters
     whom the rules leave out do not count. The same prompt is never both in train.jsonl and in
-    valid.jsonl.
+    valid.jsonl. mlx-lm-lora reads one user turn and a system message: pairs with earlier turns are
+    left out there.
 
     \b
     Examples:
@@ -169,10 +174,11 @@ def preferences(
     if as_json:
         emit({"output_dir": str(output_dir), **asdict(done)})
         return
+    turns = f", {done.turns:,} have turns that the format cannot hold" if done.turns else ""
     say(
         f"{output_dir}: {done.train:,} pairs to train on, {done.valid:,} to validate on, of "
         f"{done.judged:,} judged; {done.few:,} had too few votes, on {done.split:,} people did not "
-        "agree"
+        f"agree{turns}"
     )
 
 
@@ -185,15 +191,42 @@ def _require_report(place: Path) -> None:
         raise UsageError(f"--output-dir {place}: holds something else; choose another directory")
 
 
-def _shown(table: Table) -> object:
+def _shown(table: Table, width: int) -> object:
     from rich import box
     from rich.table import Table as Shown
     from rich.text import Text
 
-    shown = Shown(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column(Text(table.columns[0]), overflow="fold", min_width=16)
-    for column in table.columns[1:]:
-        shown.add_column(Text(column), justify="right", overflow="fold")
+    shown = Shown(
+        title=table.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for place, wide in enumerate(_widths(table, width - 2 * len(table.columns))):
+        shown.add_column(
+            Text(table.columns[place]),
+            justify="right" if place else "left",
+            overflow="fold",
+            width=wide,
+        )
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
+
+
+def _widths(table: Table, room: int) -> list[int]:
+    """Columns as wide as their longest words, then as their cells as far as there is room.
+
+    Only the first column's words may be cut: they are names, which can be of any length. Rich
+    shrinks the widest columns whatever is in them.
+    """
+    from rich.cells import cell_len
+
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    widths = [
+        max(cell_len(word) for cell in column for word in cell.split() or [""])
+        for column in columns
+    ]
+    widths[0] = min(widths[0], _NAMES)
+    for place in (*range(1, len(columns)), 0):
+        wanted = max(map(cell_len, columns[place])) - widths[place]
+        widths[place] += max(0, min(wanted, room - sum(widths)))
+    return widths

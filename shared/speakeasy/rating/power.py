@@ -2,7 +2,7 @@
 
 The chance that the report claims a preference which is there. Votes are taken to spread by rater
 and by prompt; the formula is that of a t test on the mean with the variance of both together, and
-``tests/test_rating_power.py`` holds it against simulated studies.
+``tests/test_rating_statistics.py`` holds it against simulated studies.
 """
 
 from __future__ import annotations

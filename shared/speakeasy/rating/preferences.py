@@ -3,7 +3,9 @@
 Two forms. ``trl`` is TRL's conversational preference format, which its DPO trainer reads: prompt,
 chosen and rejected are lists of messages
 (https://huggingface.co/docs/trl/dataset_formats#preference). ``mlx-lm-lora`` is what that package's
-DPO trainer reads: the three are text, and a directory holds train.jsonl and valid.jsonl.
+DPO trainer reads: the three are text, and a directory holds train.jsonl and valid.jsonl
+(``DPODataset`` in its trainer/datasets.py). It makes one user turn of the prompt, after a system
+message if there is one, so pairs with earlier turns have no place in it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from speakeasy.errors import RunError
 from speakeasy.files import new_directory, write_text
 from speakeasy.rating.ballots import Ballot
 from speakeasy.rating.key import Key
@@ -49,6 +52,7 @@ class Written:
     Attributes:
         judged: real pairs with a vote at least.
         few, split: too few votes, or no agreement.
+        turns: agreed, but with earlier turns, which the format cannot hold.
     """
 
     train: int
@@ -56,6 +60,7 @@ class Written:
     judged: int
     few: int
     split: int
+    turns: int
 
 
 def agreed_pairs(
@@ -105,7 +110,7 @@ def write_preferences(
         valid_share: share of prompts that go to ``valid.jsonl``, by their ids: none is in both.
 
     Raises:
-        RunError: the study is open, or the directory is not empty.
+        RunError: the study is open, no pair is left, or the directory is not empty.
     """
     votes = read_votes(study)
     require_closed(study, votes)
@@ -114,14 +119,22 @@ def write_preferences(
     pairs, judged, few, split = agreed_pairs(
         study, key, ballots, min_votes=min_votes, min_share=min_share
     )
+    fitting = pairs if format == "trl" else [pair for pair in pairs if not _earlier(pair.item)]
+    turns = len(pairs) - len(fitting)
+    if not fitting:
+        raise RunError(
+            f"{study.path}: no pair is left of {judged:,} judged ({few:,} with too few votes, "
+            f"{split:,} without agreement, {turns:,} with turns that {format} cannot hold); lower "
+            "--min-votes or --min-share, or take another --format"
+        )
     parts: dict[str, list[Agreed]] = {TRAIN: [], VALID: []}
-    for pair in pairs:
+    for pair in fitting:
         parts[VALID if _lot(pair.prompt_id) < valid_share else TRAIN].append(pair)
     with new_directory(directory) as place:
         for name, part in parts.items():
             if part or name == TRAIN:
                 write_text(place / name, "".join(_lines(part, format)))
-    return Written(len(parts[TRAIN]), len(parts[VALID]), judged, few, split)
+    return Written(len(parts[TRAIN]), len(parts[VALID]), judged, few, split, turns)
 
 
 def _lines(pairs: Sequence[Agreed], format: Format) -> Iterator[str]:
@@ -141,13 +154,15 @@ def _conversational(pair: Agreed) -> Record:
 
 
 def _plain(pair: Agreed) -> Record:
-    """That format holds one user turn, and a system message beside it."""
     chosen, rejected = _answers(pair)
-    spoken = [(role, content) for role, content in pair.item.history if role != "system"]
-    prompt = "\n".join([*(content for _, content in spoken), pair.item.prompt])
-    record = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    record = {"prompt": pair.item.prompt, "chosen": chosen, "rejected": rejected}
     system = [content for role, content in pair.item.history if role == "system"]
     return {"system": system[0], **record} if system else record
+
+
+def _earlier(item: Item) -> bool:
+    """Whether something was said before the prompt, but for a system message."""
+    return any(role != "system" for role, _ in item.history)
 
 
 def _answers(pair: Agreed) -> tuple[str, str]:

@@ -48,6 +48,7 @@ def read_votes(study: Study) -> Votes:
     """
     connection = read_only(study.database)
     try:
+        connection.execute("BEGIN")  # one moment: no vote, and no closing, between the queries
         rows = tuple(connection.execute(_VOTES))
         ratings: dict[str, Any] = {}
         for name, side, dimension, value in connection.execute("SELECT * FROM rating"):

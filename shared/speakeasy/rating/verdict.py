@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from speakeasy.rating.power import raters_for
+from speakeasy.rating.power import power, raters_for
 from speakeasy.rating.study import Record
 
 GOLD, AGREEMENT, SIDE, FEW = 0.7, 0.2, 0.1, 5
 """Below such a share of gold items passed, below such an alpha, so far from half on the left, and
 with fewer raters, a report says so before anything else."""
-_HOPED = 0.65
-"""A preference that most would act upon."""
+_HOPED, _CHANCE = 0.65, 0.8
+"""A preference that most would act upon, and how probably it should be found."""
+_TIED = 0.5
+"""From such a share of ties on, they are said."""
 DIMENSIONS = {
     "naturalness": "naturalness",
     "regional": "regional expressions",
@@ -42,6 +44,11 @@ def percent(share: float) -> str:
     return f"{share:.0%}"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 rater``, ``2 raters``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _lines(record: Record) -> Iterator[str]:
     names, found = record["systems"], record["all"]
     for each in found["preferences"]:
@@ -58,18 +65,25 @@ def _lines(record: Record) -> Iterator[str]:
                 f"{abs(each['value']):.1f} points of 5 higher than {names[worse]}."
             )
     if record["kept"] is not None:
-        changed = [
-            before["differs"] != after["differs"]
-            for before, after in zip(
-                found["preferences"], record["kept"]["preferences"], strict=True
-            )
-        ]
-        count = len(record["excluded"])
-        who = "1 rater" if count == 1 else f"{count} raters"
-        yield (
-            f"Without {who} whom the rules leave out, "
-            + ("the verdict changes: see the second table." if any(changed) else "it is the same.")
-        )
+        who = counted(len(record["excluded"]), "rater")
+        yield f"Without {who} whom the rules leave out, {_without(record)}."
+
+
+def _without(record: Record) -> str:
+    """What becomes of the verdict without the raters whom the rules leave out."""
+    if not record["kept"]["raters"]:
+        return "nobody is left: there is no verdict that can be relied on"
+    before, after = (
+        [_winner(each) for each in record[section]["preferences"]] for section in ("all", "kept")
+    )
+    return "it is the same" if before == after else "the verdict changes: see the second table"
+
+
+def _winner(each: Record) -> int | None:
+    """The model that is preferred; None for neither."""
+    if not each["differs"]:
+        return None
+    return each["first"] if each["score"] > 0.5 else each["second"]
 
 
 def _preference(record: Record, each: Record) -> str:
@@ -94,18 +108,30 @@ def _preference(record: Record, each: Record) -> str:
     return (
         f"{first} and {second} are not distinguishable: {percent(each['score'])} of votes for "
         f"{first}, ties counted half (95% {low} to {high}; {p_value(each['adjusted'])}). "
+        + _ties(each)
         + _how_many(record, each)
     )
 
 
+def _ties(each: Record) -> str:
+    ties = each["both_good"] + each["both_bad"]
+    share = ties / _count(each)
+    return f"{percent(share)} of votes were for neither. " if share >= _TIED else ""
+
+
+def _count(each: Record) -> int:
+    return each["wins"] + each["losses"] + each["both_good"] + each["both_bad"]
+
+
 def _how_many(record: Record, each: Record) -> str:
+    judged = max(1, round(_count(each) / each["raters"]))
+    if power(_HOPED, each["raters"], judged, each["prompts"]) >= _CHANCE:
+        return f"A preference of 65% would probably have been found with {each['raters']} raters."
     plan = record["plan"]
     pairs = max(1, plan["pairs"] // len(record["all"]["preferences"]))
-    count = raters_for(_HOPED, pairs, plan["prompts"])
-    if count is None:
+    count = raters_for(_HOPED, pairs, each["prompts"], chance=_CHANCE)
+    if count is None or count <= each["raters"]:
         return "A preference of 65% would take more prompts to find."
-    if count <= each["raters"]:
-        return f"A preference of 65% would probably have been found with {each['raters']} raters."
     return f"To find a preference of 65% four times in five, ask {count} raters."
 
 
@@ -113,7 +139,7 @@ def _warnings(record: Record) -> Iterator[str]:
     plan, found = record["plan"], record["all"]
     quality, alpha = found["quality"], found["agreement"]["choices"]["alpha"]
     if found["raters"] < FEW:
-        yield f"{found['raters']} raters took part; {plan['raters']} were planned."
+        yield f"{counted(found['raters'], 'rater')} took part; {plan['raters']} were planned."
     elif found["raters"] < plan["raters"]:
         yield f"{found['raters']} of {plan['raters']} planned raters took part."
     gold = quality["gold"]
@@ -133,4 +159,4 @@ def _warnings(record: Record) -> Iterator[str]:
     if ends is not None and not ends[0] <= 0.5 <= ends[1] and abs(left["value"] - 0.5) > SIDE:
         yield f"{percent(left['value'])} of decided votes went to the left answer."
     if record["participation"]["erased"]:
-        yield f"{record['participation']['erased']} raters have had their votes deleted."
+        yield f"Votes of {counted(record['participation']['erased'], 'rater')} were deleted."

@@ -34,24 +34,24 @@ def report_page(record: Record) -> str:
 
 def _panels(record: Record) -> Iterator[Panel]:
     names, found = record["systems"], record["all"]
-    rows = [
-        Dot(
-            f"{names[each['first']]}",
-            place,
-            100 * each["score"],
-            percent(each["score"]),
-            _percents(each["interval"]),
-        )
-        for place, each in enumerate(found["preferences"])
-        if each["score"] is not None
-    ]
-    if rows:
-        others = ", ".join(dict.fromkeys(names[each["second"]] for each in found["preferences"]))
-        yield Panel(
-            "Votes for the first of two models",
-            f"%, against {others}",
-            dots("preference", rows, ("half", 50.0)),
-        )
+    for first, name in enumerate(names):
+        rows = [
+            Dot(
+                names[each["second"]],
+                each["second"],
+                100 * each["score"],
+                percent(each["score"]),
+                _percents(each["interval"]),
+            )
+            for each in found["preferences"]
+            if each["first"] == first and each["score"] is not None
+        ]
+        if rows:
+            yield Panel(
+                f"Votes for {name}",
+                "%, ties counted half; left, which model it was compared with",
+                dots(f"preference-{first}", rows, ("half", 50.0)),
+            )
     scores = found["bradley_terry"]
     if scores is not None and len(names) > 2:
         rows = [

@@ -74,6 +74,7 @@ def _preferences(record: Record, section: str, title: str) -> Table:
     rows = []
     for each in record[section]["preferences"]:
         share = NONE if each["score"] is None else percent(each["score"])
+        said = "differ" if each["differs"] else "not distinguishable"
         rows.append(
             (
                 f"{names[each['first']]} or {names[each['second']]}",
@@ -81,7 +82,7 @@ def _preferences(record: Record, section: str, title: str) -> Table:
                 f"{each['wins']} : {each['losses']}",
                 f"{each['both_good']} / {each['both_bad']}",
                 _p(each["adjusted"]),
-                "differ" if each["differs"] else "not distinguishable",
+                NONE if each["score"] is None else said,
             )
         )
     note = (
