@@ -138,7 +138,10 @@ def revoke(study: Path, place: int, as_json: bool) -> None:
     metavar="NAME",
     help="Another name that the server answers to; * for any.",
 )
-def serve(study: Path, host: str, port: int, url: str | None, hosts: tuple[str, ...]) -> None:
+@json_option
+def serve(
+    study: Path, host: str, port: int, url: str | None, hosts: tuple[str, ...], as_json: bool
+) -> None:
     """Show the study to its raters.
 
     Listens on this machine alone unless told otherwise. For raters elsewhere put it behind HTTPS
@@ -172,6 +175,11 @@ def serve(study: Path, host: str, port: int, url: str | None, hosts: tuple[str, 
         say(f"links: speakeasy rate invite {study}" + (f" --url {url or address}"))
 
     run(found, host=host, port=port, hosts=names, https=https, ready=ready)
+    if as_json:
+        _, store = _open(study)
+        (votes,) = store.one("SELECT COUNT(*) FROM vote")
+        emit({"study": str(study), "votes": votes})
+        return
     say("stopped; all votes are in the study")
 
 
