@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from cli import speakeasy
+from listener import Listener, actions
 from one_thread import one_thread  # noqa: F401
-from recipes import Listener, actions
 
 from speakeasy.errors import InterruptedRun, RunError
 from speakeasy.training.run import Run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from evaluations import PLAIN, REGIONAL, evaluation_of
+from listener import Listener
 
-from recipes import Listener
 from speakeasy.errors import UsageError
 from speakeasy.rating.key import Key
 from speakeasy.rating.study import Study as Made

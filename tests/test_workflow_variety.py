@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from cli import Done, speakeasy
+from listener import Listener, actions
 from one_thread import one_thread  # noqa: F401
-from recipes import Listener, actions
 
 from speakeasy.dialect.lexicon import load_lexicon
 from speakeasy.dialect.prompts import read_prompts
