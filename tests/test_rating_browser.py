@@ -87,26 +87,38 @@ def axe(page: Any) -> None:
     assert small == []
 
 
+def press(page: Any, selector: str) -> None:
+    """Press what leads to another page, and wait for that."""
+    with page.expect_navigation():
+        page.locator(selector).click()
+
+
+def shows(page: Any, texts: Any, number: int) -> None:
+    """The pair of this number is on the page."""
+    said = texts["progress"].format(number=number, total=5)
+    sync_api.expect(page.locator(".progress")).to_contain_text(said)
+
+
 def consent(page: Any, link: str) -> None:
     page.goto(link)
     assert "/j/" not in page.url
     page.get_by_role("checkbox").check()
-    page.locator("form[action='/consent'] button").click()
-    page.locator("form[action='/begin'] button").click()
+    press(page, "form[action='/consent'] button")
+    press(page, "form[action='/begin'] button")
 
 
 def judge(page: Any, choice: str = "left", value: str = "4") -> None:
-    page.locator(f"button[value={choice}]").click()
+    press(page, f"button[value={choice}]")
     for side in ("left", "right"):
         for dimension in DIMENSIONS:
             page.check(f"input[name={side}-{dimension}][value='{value}']", force=True)
-    page.locator(".ratings button.primary").click()
+    press(page, ".ratings button.primary")
 
 
 def record(page: Any, link: str, texts: Any) -> None:
     """One dialogue with the fake microphone, sent."""
     page.goto(link.split("/j/")[0] + "/read")
-    page.locator(".dialogues a").first.click()
+    press(page, ".dialogues li:first-child a")
     sync_api.expect(page.locator("#status")).to_have_text(texts["read_idle"])
     page.get_by_role("button", name=texts["read_record"], exact=True).click()
     page.wait_for_selector("#stop:visible")
@@ -129,19 +141,19 @@ def test_a_rater_goes_through_it_and_comes_back(
     assert page.locator("html").get_attribute("lang") == language
     assert page.locator("h1").inner_text() == texts["consent_title"]
     axe(page)
-    page.locator("form[action='/consent'] button").click()
+    press(page, "form[action='/consent'] button")
     assert texts["consent_missing"] in page.get_by_role("alert").inner_text()
     axe(page)
     consent(page, link)
     for number in range(3):
-        assert texts["progress"].format(number=number + 1, total=5) in page.content()
+        shows(page, texts, number + 1)
         if not number:
             axe(page)
-        page.locator("button[value=right]").click()
+        press(page, "button[value=right]")
         page.go_back()
         page.go_forward()
         page.check("input[name=left-grammar][value='x']", force=True)
-        page.locator(".ratings button.primary").click()
+        press(page, ".ratings button.primary")
         assert texts["rate_incomplete"].format(count=7) in page.get_by_role("alert").inner_text()
         assert page.locator("input[name=left-grammar][value='x']").is_checked()
         if not number:
@@ -150,14 +162,14 @@ def test_a_rater_goes_through_it_and_comes_back(
             for dimension in DIMENSIONS:
                 page.check(f"input[name={side}-{dimension}][value='{number + 2}']", force=True)
         page.fill("textarea", "Està bé — vale, això sí «que sí»")
-        page.locator(".ratings button.primary").click()
+        press(page, ".ratings button.primary")
     record(page, link, texts)
     assert page.noises == [] or all("422" in noise for noise in page.noises)
     page.context.close()
 
     page = telephone(browser, language, bypass_csp=True)
     page.goto(link)
-    assert texts["progress"].format(number=4, total=5) in page.content()
+    shows(page, texts, 4)
     while not page.url.endswith("/done"):
         judge(page)
     assert page.locator("h1").inner_text() == texts["done_title"]
@@ -174,11 +186,11 @@ def test_a_rater_goes_through_it_and_comes_back(
 def test_the_language_can_be_changed(browser: Any, links: Iterator[str]) -> None:
     page = telephone(browser, "en", bypass_csp=True)
     page.goto(next(links))
-    page.locator(".languages button[value=ca]").click()
+    press(page, ".languages button[value=ca]")
     assert page.locator("h1").inner_text() == texts_of("ca")["consent_title"]
     page.locator("summary").click()
     axe(page)
-    page.locator(".menu a[href='/privacy']").click()
+    press(page, ".menu a[href='/privacy']")
     assert page.locator("h1").inner_text() == texts_of("ca")["privacy_title"]
     page.context.close()
 
@@ -195,7 +207,7 @@ def test_without_javascript_a_file_is_sent(
     for name, content in (("talk.m4a", silence(tmp_path)), ("notes.txt", b"no audio")):
         (tmp_path / name).write_bytes(content)
         page.set_input_files("input[type=file]", tmp_path / name)
-        page.locator("#upload button").click()
+        press(page, "#upload button")
     assert texts_of("es")["read_not_audio"] in page.get_by_role("alert").inner_text()
     assert page.locator("audio[src]").count() == 1
     page.context.close()
@@ -245,7 +257,7 @@ def test_the_keyboard_is_enough(browser: Any, links: Iterator[str]) -> None:
             page.keyboard.press("ArrowRight")
     tab_to(page, ".ratings button.primary")
     enter(page)
-    assert texts_of("es")["progress"].format(number=2, total=5) in page.content()
+    shows(page, texts_of("es"), 2)
     page.context.close()
 
 
