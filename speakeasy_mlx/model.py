@@ -57,19 +57,10 @@ def load_base(options: EngineOptions) -> Any:
             raise ModelError(
                 f"--use-4bit: {options.model}: {str(error).splitlines()[0]}"
             ) from error
-    _load(model)
+    mx.eval(model.parameters())
     model.freeze()
     install(model)
     return model
-
-
-def _load(model: nn.Module) -> None:
-    """Read and convert the weights; what they were converted from is not kept for reuse."""
-    limit = mx.set_cache_limit(0)
-    try:
-        mx.eval(model.parameters())
-    finally:
-        mx.set_cache_limit(limit)
 
 
 def _quantizable(options: EngineOptions) -> Any:

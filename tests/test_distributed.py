@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cli import speakeasy
 from one_thread import one_thread  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from safetensors.numpy import load_file, save_file
 from tiny import save_tiny_tokenizer
 from tiny_model import tiny_llama
@@ -28,13 +29,6 @@ CLOSE = 1e-5
 """Losses differ by the order in which two processes' sums are taken, 1e-7 a step, and by what the
 steps make of that; 1e-3 is promised. Seen: 1e-7."""
 LOSS = ("loss", "grad_norm", "tokens", "target_tokens", "learning_rate")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPEAKEASY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

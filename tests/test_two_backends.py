@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from cli import Done, alone, speakeasy, start
 from one_thread import one_thread  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from safetensors.numpy import load_file
 from tiny import save_tiny_tokenizer
 from tiny_model import tiny_llama
@@ -40,13 +41,6 @@ SHAPE = {
     "pretrain": {"train": "rows+lora", "lora-r": 4},
 }
 """What is trained; all but the last with ``speakeasy train``."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPEAKEASY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

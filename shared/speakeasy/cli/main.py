@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import click
 
 from speakeasy import __version__
 from speakeasy.cli.common import CONTEXT_SETTINGS, emit
+from speakeasy.cli.lazy import LazyGroup
 from speakeasy.cli.processes import refuse_several
 from speakeasy.errors import SaidElsewhereError, SpeakeasyError
 
@@ -63,19 +63,8 @@ TRACEBACK = "SPEAKEASY_TRACEBACK"
 """Environment variable that lets an unexpected error show its traceback."""
 
 
-class Root(click.Group):
+class Root(LazyGroup):
     """Loads commands when they are called for, and turns errors into one line and a status."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names, sorted."""
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        return getattr(importlib.import_module(module), attribute)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -85,11 +74,6 @@ class Root(click.Group):
         if command is not None and name is not None:
             refuse_several(name)
         return name, command, rest
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
@@ -165,7 +149,7 @@ def _fail(message: str, status: int, words: list[str]) -> None:
     sys.exit(status)
 
 
-@click.group(cls=Root, context_settings=CONTEXT_SETTINGS)
+@click.group(cls=Root, places=COMMANDS, context_settings=CONTEXT_SETTINGS)
 @click.version_option(__version__, prog_name="speakeasy")
 def main() -> None:
     """Give a language model the voice of a region.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
 from speakeasy.cli.common import CONTEXT_SETTINGS
+from speakeasy.cli.lazy import LazyGroup
 
 RATE_COMMANDS = {
     "new": ("speakeasy.cli.rate_new:new", "Make a blind study of two or more models' answers."),
@@ -25,27 +24,7 @@ RATE_COMMANDS = {
 """Command name -> (module:attribute, the first sentence of its help); in the order of a study."""
 
 
-class Rate(click.Group):
-    """Loads its commands when they are called for: serving needs no numpy."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names, in the order of a study."""
-        return list(RATE_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
-        if cmd_name not in RATE_COMMANDS:
-            return None
-        module, attribute = RATE_COMMANDS[cmd_name][0].split(":")
-        return getattr(importlib.import_module(module), attribute)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, RATE_COMMANDS[name][1]) for name in RATE_COMMANDS])
-
-
-@click.group(cls=Rate, context_settings=CONTEXT_SETTINGS)
+@click.group(cls=LazyGroup, places=RATE_COMMANDS, context_settings=CONTEXT_SETTINGS)
 def rate() -> None:
     """Ask native speakers, who are not told which model wrote what.
 

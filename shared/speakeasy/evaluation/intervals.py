@@ -128,10 +128,13 @@ def jackknife_interval(value: float | None, left_out: Floats) -> Interval | None
     return value - reach, value + reach
 
 
-def _weights(groups: int, draws: int, seed: int) -> Floats:
+def drawn_weights(groups: int, draws: int, generator: np.random.Generator) -> Floats:
     """(draws, groups): how often each group comes up in so many draws with replacement."""
-    generator = np.random.default_rng(seed)
     return generator.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(np.float64)
+
+
+def _weights(groups: int, draws: int, seed: int) -> Floats:
+    return drawn_weights(groups, draws, np.random.default_rng(seed))
 
 
 def _percentiles(values: Floats) -> Interval | None:

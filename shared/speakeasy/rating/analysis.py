@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from speakeasy import __version__
-from speakeasy.rating.ballots import Ballot
+from speakeasy.rating.ballots import Ballot, tally
 from speakeasy.rating.key import Key
 from speakeasy.rating.statistics import agreement, correlation, quality, ratings
 from speakeasy.rating.statistics.bradley_terry import bradley_terry
@@ -29,6 +29,7 @@ def analyse(study: Study, votes: Votes, key: Key) -> Record:
     plan, systems = study.plan, len(key.systems)
     left_out = quality.excluded(ballots, plan.exclusions)
     kept = [ballot for ballot in ballots if ballot.rater not in left_out]
+    everyone = _section(ballots, systems, plan.seed)
     record: Record = {
         "version": VERSION,
         "speakeasy": __version__,
@@ -39,12 +40,12 @@ def analyse(study: Study, votes: Votes, key: Key) -> Record:
         "participation": votes.counts,
         "rules": asdict(plan.exclusions),
         "excluded": {str(rater): list(why) for rater, why in left_out.items()},
-        "all": _section(ballots, systems, plan.seed),
+        "all": everyone,
         "kept": _section(kept, systems, plan.seed) if left_out else None,
         "raters": [
             {"rater": rater, **_quality(own)} for rater, own in quality.by_rater(ballots).items()
         ],
-        "correlations": _correlations(ballots, key, systems, plan.seed),
+        "correlations": _correlations(ballots, key, everyone["bradley_terry"], plan.seed),
         "items": _items(study, ballots, key),
     }
     return record | {"warnings": warnings_of(record), "verdict": verdict(record)}
@@ -102,15 +103,15 @@ def _quality(found: quality.Quality) -> Record:
     }
 
 
-def _correlations(ballots: Sequence[Ballot], key: Key, systems: int, seed: int) -> Record:
+def _correlations(ballots: Sequence[Ballot], key: Key, found: Record | None, seed: int) -> Record:
+    """Of automatic figures with people; ``found`` holds the Bradley-Terry scores."""
     measures = {
         item: (_numbers(both[0]), _numbers(both[1]))
         for item, both in enumerate(key.measures)
         if both is not None
     }
-    found = bradley_terry(ballots, systems, draws=1, seed=seed)
     scores: list[float | None] = (
-        [None] * systems if found is None else [score for score, _ in found.scores]
+        [None] * len(key.systems) if found is None else [score for score, _ in found["scores"]]
     )
     return {
         "items": [
@@ -146,18 +147,15 @@ def _items(study: Study, ballots: Sequence[Ballot], key: Key) -> list[Record]:
         owners = key.owners[item.number]
         if not own or owners[0] is None or owners[1] is None:
             continue
-        won = [0, 0]
-        for ballot in own:
-            if ballot.choice in ("left", "right"):
-                winner = ballot.left if ballot.choice == "left" else ballot.right
-                won[owners.index(winner)] += 1
         found.append(
             {
                 "item": item.number,
                 "prompt": item.prompt,
                 "answers": [
                     {"system": owner, "text": text, "votes": votes}
-                    for owner, text, votes in zip(owners, item.answers, won, strict=True)
+                    for owner, text, votes in zip(
+                        owners, item.answers, tally(own, owners), strict=True
+                    )
                 ],
                 "both_good": sum(ballot.choice == "both_good" for ballot in own),
                 "both_bad": sum(ballot.choice == "both_bad" for ballot in own),

@@ -6,8 +6,8 @@ are made of the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 Ratings = Mapping[str, int | None]
 """Dimension -> 1 to 5, or None for "can't judge"."""
@@ -45,9 +45,29 @@ class Ballot:
     ratings: tuple[Ratings, Ratings] | None = None
     seconds: float | None = None
     lengths: tuple[int, int] = (0, 0)
-    comment: str = field(default="")
+    comment: str = ""
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is for one of the two."""
+        return self.choice in ("left", "right")
+
+    @property
+    def winner(self) -> int | None:
+        """The system that it is for; None for neither, and for an answer that no model gave."""
+        return {"left": self.left, "right": self.right}.get(self.choice)
 
     @property
     def real(self) -> bool:
         """Whether it counts: no gold item, and no repeat."""
         return self.gold is None and self.repeats is None
+
+
+def tally(ballots: Iterable[Ballot], owners: tuple[int | None, int | None]) -> tuple[int, int]:
+    """Decided ballots of one item for its first answer and for its second.
+
+    Args:
+        owners: the systems behind both.
+    """
+    winners = [ballot.winner for ballot in ballots if ballot.decided]
+    return winners.count(owners[0]), winners.count(owners[1])

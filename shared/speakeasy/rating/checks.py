@@ -9,14 +9,6 @@ from collections.abc import Iterable
 from speakeasy.rating.sources import Candidate
 
 EMPTY, IDENTICAL, NAMED, CUT_OFF, LONG = "empty", "identical", "names a model", "cut off", "long"
-FLAGS = {
-    EMPTY: "an answer is empty",
-    IDENTICAL: "both answers are the same",
-    NAMED: "an answer names a model, or says that it is one",
-    CUT_OFF: "an answer was cut off at the longest that was allowed",
-    LONG: "an answer is longer than --max-chars",
-}
-"""Flag -> what it says of a pair."""
 DROPPED = (EMPTY, IDENTICAL, NAMED, LONG)
 """Flags of pairs that are left out, unless told otherwise."""
 

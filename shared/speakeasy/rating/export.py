@@ -20,8 +20,8 @@ from typing import Any
 from speakeasy.files import new_directory, write_text
 from speakeasy.rating.key import Key
 from speakeasy.rating.store import read_only
-from speakeasy.rating.study import DIMENSIONS, Record, Study
-from speakeasy.rating.unblind import SIDES, Votes, read_votes
+from speakeasy.rating.study import DIMENSIONS, SIDES, Record, Study
+from speakeasy.rating.unblind import Votes, read_votes
 
 VOTES, ITEMS, MANIFEST, SUMS, README = (
     "votes.jsonl", "items.jsonl", "recordings.jsonl", "SHA256SUMS", "README.txt",

@@ -19,7 +19,7 @@ from typing import Literal
 
 from speakeasy.errors import RunError
 from speakeasy.files import new_directory, write_text
-from speakeasy.rating.ballots import Ballot
+from speakeasy.rating.ballots import Ballot, tally
 from speakeasy.rating.key import Key
 from speakeasy.rating.statistics.quality import excluded
 from speakeasy.rating.study import Item, Record, Study
@@ -35,14 +35,11 @@ class Agreed:
 
     Attributes:
         better: number of the item's answer that was chosen.
-        votes: for it; of: decided and undecided votes on the pair.
     """
 
     item: Item
     prompt_id: str
     better: int
-    votes: int
-    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +75,14 @@ def agreed_pairs(
             votes.setdefault(ballot.item, []).append(ballot)
     found, few, split = [], 0, 0
     for number, own in sorted(votes.items()):
-        won = [0, 0]
-        for ballot in own:
-            if ballot.choice in ("left", "right"):
-                winner = ballot.left if ballot.choice == "left" else ballot.right
-                won[key.owners[number].index(winner)] += 1
+        won = tally(own, key.owners[number])
         better = 0 if won[0] >= won[1] else 1
         if len(own) < min_votes:
             few += 1
         elif won[better] / len(own) < min_share or won[0] == won[1]:
             split += 1
         else:
-            found.append(
-                Agreed(study.items[number], key.prompts[number], better, won[better], len(own))
-            )
+            found.append(Agreed(study.items[number], key.prompts[number], better))
     return found, len(votes), few, split
 
 

@@ -35,6 +35,8 @@ LANGUAGES = ("es", "ca", "en")
 """Languages of the pages."""
 DIMENSIONS = ("naturalness", "regional", "grammar", "appropriateness")
 """What each answer is rated on from 1 to 5: the guide's four."""
+SIDES = ("left", "right")
+"""Where an answer can be."""
 CHOICES = ("left", "right", "both_good", "both_bad")
 """What can be said of a pair."""
 

@@ -10,9 +10,8 @@ from speakeasy.errors import RunError
 from speakeasy.rating.ballots import Ballot, Ratings
 from speakeasy.rating.key import Key
 from speakeasy.rating.store import read_only
-from speakeasy.rating.study import Record, Study
+from speakeasy.rating.study import SIDES, Record, Study
 
-SIDES = ("left", "right")
 _VOTES = """
     SELECT assignment.id, rater.place, position, item, swapped, repeats, choice, seconds, voted_at,
            comment

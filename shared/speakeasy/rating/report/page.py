@@ -24,6 +24,8 @@ def report_page(record: Record) -> str:
             style=style(),
             title=record["plan"]["title"] or " or ".join(record["systems"]),
             record=record,
+            verdict=record["verdict"],
+            warnings=record["warnings"],
             language=record["plan"]["language"],
             tables=tables(record),
             panels=list(_panels(record)),

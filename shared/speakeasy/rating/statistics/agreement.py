@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from speakeasy.evaluation.intervals import Floats, drawn_weights
 from speakeasy.rating.ballots import Ballot
-from speakeasy.rating.statistics.crossed import Floats
 from speakeasy.rating.study import DIMENSIONS
 
 Metric = Literal["nominal", "ordinal", "interval"]
@@ -40,8 +40,8 @@ def of_choices(ballots: Sequence[Ballot], *, seed: int = 0) -> Agreement:
     units: dict[object, list[float]] = {}
     for ballot in ballots:
         if ballot.real and ballot.left is not None:
-            winner = {"left": ballot.left, "right": ballot.right}.get(ballot.choice, -1)
-            units.setdefault(ballot.item, []).append(float(winner if winner is not None else -1))
+            winner = -1 if ballot.winner is None else ballot.winner
+            units.setdefault(ballot.item, []).append(float(winner))
     return agreement(list(units.values()), "nominal", seed=seed)
 
 
@@ -72,9 +72,7 @@ def agreement(units: Sequence[Sequence[float]], metric: Metric, *, seed: int = 0
         [_coincidences([place[v] for v in unit], len(values)) for unit in pairable]
     )
     alpha = _alpha(parts_UVV.sum(axis=0), values, metric)
-    draws = np.random.default_rng(seed).multinomial(
-        len(pairable), np.full(len(pairable), 1 / len(pairable)), _DRAWS
-    )
+    draws = drawn_weights(len(pairable), _DRAWS, np.random.default_rng(seed))
     drawn = [
         found
         for weights in draws

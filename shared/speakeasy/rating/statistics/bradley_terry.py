@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from speakeasy.evaluation.intervals import Floats
 from speakeasy.rating.ballots import Ballot
-from speakeasy.rating.statistics.crossed import Floats, numbered, weights_of
+from speakeasy.rating.statistics.crossed import numbered, weights_of
 
 RIDGE = 0.1
 _DRAWS = 400

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from speakeasy.evaluation.intervals import Floats
 from speakeasy.rating.ballots import Ballot
-from speakeasy.rating.statistics.crossed import Floats
 
 _DRAWS = 500
 LEAST_ITEMS = 5
@@ -112,6 +111,4 @@ def _spearman(first: Floats, second: Floats) -> float | None:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     ranks = rankdata(first), rankdata(second)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -27,10 +27,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from speakeasy.evaluation.intervals import DRAWS, Floats, drawn_weights
+
 Ints = NDArray[np.intp]
 
-DRAWS = 1_000
 FLIPS = 5_000
 EXACT = 12
 """Up to so many groups every way of flipping them is tried."""
@@ -116,8 +116,8 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 def weights_of(rater_N: Ints, prompt_N: Ints, generator: np.random.Generator, draws: int) -> Floats:
     """Weights_DN of the pigeonhole bootstrap."""
-    of_raters = _multinomial(int(rater_N.max()) + 1, generator, draws)
-    of_prompts = _multinomial(int(prompt_N.max()) + 1, generator, draws)
+    of_raters = drawn_weights(int(rater_N.max()) + 1, draws, generator)
+    of_prompts = drawn_weights(int(prompt_N.max()) + 1, draws, generator)
     return of_raters[:, rater_N] * of_prompts[:, prompt_N]
 
 
@@ -125,10 +125,6 @@ def numbered(names: Sequence[object]) -> Ints:
     """Numbers from 0 in the place of names, in the order in which they first occur."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
-
-
-def _multinomial(count: int, generator: np.random.Generator, draws: int) -> Floats:
-    return generator.multinomial(count, np.full(count, 1 / count), draws).astype(np.float64)
 
 
 def _variance(off_N: Floats, rater_N: Ints, prompt_N: Ints) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from speakeasy.evaluation.intervals import DRAWS
 from speakeasy.rating.ballots import Ballot
 from speakeasy.rating.statistics.crossed import (
-    DRAWS,
     FLIPS,
     LEVEL,
     CrossedMean,
@@ -77,10 +77,9 @@ def outcome(ballot: Ballot, first: int, second: int) -> float | None:
     """1 where ``first`` won, 0 where ``second`` did, 0.5 for a tie; None if it is of others."""
     if not ballot.real or {ballot.left, ballot.right} != {first, second}:
         return None
-    if ballot.choice not in ("left", "right"):
+    if not ballot.decided:
         return 0.5
-    winner = ballot.left if ballot.choice == "left" else ballot.right
-    return 1.0 if winner == first else 0.0
+    return 1.0 if ballot.winner == first else 0.0
 
 
 def _values(

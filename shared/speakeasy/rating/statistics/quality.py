@@ -61,7 +61,7 @@ class Quality:
 def quality(ballots: Sequence[Ballot]) -> Quality:
     """Of one rater's ballots, or of all."""
     real = [ballot for ballot in ballots if ballot.real]
-    decided = [ballot for ballot in real if ballot.choice in ("left", "right")]
+    decided = [ballot for ballot in real if ballot.decided]
     gold = [ballot for ballot in ballots if ballot.gold is not None and ballot.repeats is None]
     repeats = list(_repeats(ballots))
     seconds = [ballot.seconds for ballot in ballots if ballot.seconds is not None]

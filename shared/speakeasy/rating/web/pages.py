@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from speakeasy.rating.store import SESSION_DAYS
-from speakeasy.rating.study import CHOICES, DIMENSIONS, LANGUAGES, Item
+from speakeasy.rating.study import CHOICES, DIMENSIONS, LANGUAGES, SIDES, Item
 from speakeasy.rating.votes import Assignment
 from speakeasy.rating.web.visits import Visit
 
@@ -17,7 +17,6 @@ COMMENT_LIMIT = 1_000
 _SECONDS_A_PAIR = 60
 CANNOT = "x"
 """What a form says for "can't judge"."""
-SIDES = ("left", "right")
 
 
 def join(visit: Visit) -> Response:
@@ -74,8 +73,7 @@ def language(visit: Visit) -> Response:
     asked = visit.form.get("language")
     if asked in LANGUAGES:
         visit.site.store.set_language(visit.known, str(asked))
-    back = str(visit.form.get("back", "/"))
-    return visit.go(back if back in ("/privacy", "/read", "/done") else "/")
+    return visit.go("/")
 
 
 def pair(visit: Visit) -> Response:
