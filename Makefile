@@ -1,5 +1,6 @@
 # make demo     both approaches, from nothing: environment, model, training, evaluation, comparison
 # make test     all checks and all tests, as CI runs them
+# make bench    side by side with TRL and mlx-lm; utilisation and profile of a step (40 minutes)
 # make check    lint, format, types, import contracts
 # make format   put the code in order
 # make clean    remove the environment and caches; runs/ stays
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format clean openblas chromium
+.PHONY: demo test bench check format clean openblas chromium
 
 demo: $(INSTALLED)
 	$(BIN)/speakeasy run demo
@@ -18,6 +19,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED) openblas chromium check
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not starter and not alone'
 	$(BIN)/pytest -m 'starter or alone'
+
+# Writes its part of docs/benchmarks.md. Nothing else should run meanwhile.
+bench: $(INSTALLED) openblas
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[mlx,torch,dev,bench]'
+	$(BIN)/python -m benchmarks
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

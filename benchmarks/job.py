@@ -28,15 +28,19 @@ class Job:
         model: directory in Hugging Face format.
         conversations: JSON lines of OpenAI messages.
         tokens: the same as an .npz of ``tokens``, ``is_target`` and ``lengths``.
-        row_length: tokens of a row; rows: rows of a step.
+        adapter: directory, not there yet, for the adapter after the epoch.
+        row_length: tokens of a packed row; rows: packed rows of a step.
+        padded_rows: conversations of a step for those who pad instead: about as many tokens.
     """
 
     model: str
     conversations: str
     held_out: str
     tokens: str
+    adapter: str
     row_length: int
     rows: int
+    padded_rows: int
     lora_r: int = 64
     lora_alpha: int = 16
     learning_rate: float = 1e-3

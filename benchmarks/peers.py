@@ -1,10 +1,12 @@
 """Side by side with TRL and mlx-lm, on this machine, in one run.
 
-    pip install -c constraints.txt -e '.[mlx,bench]'
+    pip install -c constraints.txt -e '.[mlx,torch,bench]'
     python -m benchmarks.peers --rounds 3
 
 Contenders run in processes of their own and take turns, so that a change in the machine's speed
-meets all of them; ratios are taken within a round.
+meets all of them; ratios are taken within a round. Afterwards the same program scores every
+contender's adapter on the same held-out conversations. Two models: the starter model, and a random
+one with Llama 3.2 1B's width and vocabulary in two blocks, where the logits rule.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ import argparse
 import json
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,33 +29,53 @@ from typing import Any
 import numpy as np
 
 from benchmarks.job import Job
+from benchmarks.memory import make_model
 
 CONTENDERS = {
     "speakeasy, torch": ["benchmarks.contenders.ours", "torch"],
-    "TRL SFTTrainer, packing": ["benchmarks.contenders.trl_packed"],
+    "TRL, packing": ["benchmarks.contenders.trl_sft", "packing"],
+    "TRL, padding": ["benchmarks.contenders.trl_sft", "padding"],
     "speakeasy, MLX": ["benchmarks.contenders.ours", "mlx"],
-    "mlx-lm's trainer": ["benchmarks.contenders.mlx_lm_trainer"],
+    "mlx-lm": ["benchmarks.contenders.mlx_lm_trainer"],
 }
-PAIRS = [
-    ("speakeasy, torch", "TRL SFTTrainer, packing"),
-    ("speakeasy, torch", "mlx-lm's trainer"),
-    ("speakeasy, MLX", "mlx-lm's trainer"),
-]
+OURS = ("speakeasy, torch", "speakeasy, MLX")
+PEERS = {"TRL, packing": 2.0, "TRL, padding": 3.0, "mlx-lm": 2.5}
+"""Contender -> how many times its speed is aimed at."""
+MEMORY = {"starter": 0.6, "wide": 0.4}
+"""Model -> the share of the leanest peer's memory that is aimed at."""
 PACKAGES = ("torch", "transformers", "peft", "trl", "mlx", "mlx-lm", "numpy")
+Results = dict[str, list[dict[str, Any]]]
 
 
-def prepare(directory: Path, conversations: int, row_length: int, rows: int) -> Job:
+@dataclass(frozen=True)
+class Size:
+    """How much of a job is done with a model."""
+
+    conversations: int
+    rows: int
+    padded_rows: int
+    without: tuple[str, ...] = ()
+
+
+SIZES = {
+    "starter": Size(conversations=24, rows=4, padded_rows=4),
+    "wide": Size(conversations=8, rows=2, padded_rows=2, without=("TRL, padding",)),
+}
+HELD_OUT = 12
+
+
+def prepare(model: Path, directory: Path, size: Size, row_length: int) -> Job:
     """Write the job's files: a seeded choice of the starter conversations."""
     from speakeasy.batches.render import render_all
     from speakeasy.data.dataset import starter_conversations
-    from speakeasy.weights.hub import load_tokenizer, resolve_model
+    from speakeasy.weights.hub import load_tokenizer
 
-    chosen = random.Random(0).sample(starter_conversations(), conversations + 2)
-    train, held_out = chosen[2:], chosen[:2]
+    directory.mkdir()
+    chosen = random.Random(0).sample(starter_conversations(), size.conversations + HELD_OUT)
+    train, held_out = chosen[HELD_OUT:], chosen[:HELD_OUT]
     for name, part in (("train", train), ("held_out", held_out)):
         lines = [json.dumps({"messages": c.to_messages()}) + "\n" for c in part]
         (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    model = resolve_model("starter").path
     items = render_all(load_tokenizer(model), train, row_length).items
     np.savez(
         directory / "tokens.npz",
@@ -63,15 +88,20 @@ def prepare(directory: Path, conversations: int, row_length: int, rows: int) -> 
         conversations=str(directory / "train.jsonl"),
         held_out=str(directory / "held_out.jsonl"),
         tokens=str(directory / "tokens.npz"),
+        adapter=str(directory / "adapter"),
         row_length=row_length,
-        rows=rows,
+        rows=size.rows,
+        padded_rows=size.padded_rows,
     )
 
 
-def measure(words: list[str], job: Path) -> dict[str, Any]:
-    """One contender's result."""
+def measure(words: list[str], job: Job, directory: Path) -> dict[str, Any]:
+    """One contender's result, the loss of its adapter with it."""
+    shutil.rmtree(job.adapter, ignore_errors=True)
+    path = directory / "job.json"
+    job.save(path)
     done = subprocess.run(
-        [sys.executable, "-m", words[0], str(job), *words[1:]],
+        [sys.executable, "-m", words[0], str(path), *words[1:]],
         capture_output=True,
         text=True,
         check=False,
@@ -81,54 +111,124 @@ def measure(words: list[str], job: Path) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
+def bits_per_byte(job: Job) -> float:
+    """Of the held-out conversations, with the adapter that a contender left; by the torch backend,
+    whoever trained it."""
+    from speakeasy.batches.render import render_all
+    from speakeasy.data.dataset import load_conversations
+    from speakeasy.training.evaluate import held_out_loss
+    from speakeasy.training.inference import Responder, Speaker
+
+    speaker = Speaker(
+        model=job.model, adapter=Path(job.adapter), backend="torch", precision="float32"
+    )
+    responder = Responder.open(speaker, lambda line: None)
+    conversations = load_conversations([Path(job.held_out)])
+    items = render_all(responder.tokenizer, conversations, job.row_length).items
+    return held_out_loss(responder.engine, items, job.row_length).bits_per_byte
+
+
+def table(model: str, results: Results) -> str:
     """Medians of each contender and ratios within rounds, as Markdown."""
-    lines = ["| | target tokens/s | peak memory | steps |", "|---|---|---|---|"]
+    lines = [
+        "| | target tokens/s | peak memory | steps | held out, bits/byte |",
+        "|---|---|---|---|---|",
+    ]
     for name, runs in results.items():
         rate = statistics.median(run["target_tokens_per_second"] for run in runs)
-        peak = statistics.median(run["peak_memory_bytes"] for run in runs)
-        lines.append(f"| {name} | {rate:.1f} | {peak / 1e9:.1f} GB | {runs[0]['steps']} |")
-    lines += ["", "| | speed (median, least to most) | peak memory |", "|---|---|---|"]
-    for ours, theirs in PAIRS:
-        rounds = list(zip(results[ours], results[theirs], strict=True))
-        speed = [a["target_tokens_per_second"] / b["target_tokens_per_second"] for a, b in rounds]
-        memory = [a["peak_memory_bytes"] / b["peak_memory_bytes"] for a, b in rounds]
         lines.append(
-            f"| {ours} against {theirs} | {statistics.median(speed):.2f} times "
-            f"({min(speed):.2f} to {max(speed):.2f}) | {statistics.median(memory):.2f} times |"
+            f"| {name} | {rate:.1f} | {_peak(runs) / 1e9:.1f} GB | {runs[0]['steps']} | "
+            f"{runs[-1]['bits_per_byte']:.3f} |"
         )
+    lines += ["", "| | speed (median, least to most) | aimed at |", "|---|---|---|"]
+    for ours in OURS:
+        for theirs, aim in PEERS.items():
+            if theirs in results and not (ours.endswith("MLX") and theirs.startswith("TRL")):
+                speed = [
+                    a["target_tokens_per_second"] / b["target_tokens_per_second"]
+                    for a, b in zip(results[ours], results[theirs], strict=True)
+                ]
+                lines.append(
+                    f"| {ours}, against {theirs} | {statistics.median(speed):.2f} times "
+                    f"({min(speed):.2f} to {max(speed):.2f}) | {aim} |"
+                )
+    leanest = min((name for name in results if name in PEERS), key=lambda n: _peak(results[n]))
+    lines += ["", f"| | peak memory against {leanest}'s, the leanest peer | aimed at |"]
+    lines.append("|---|---|---|")
+    for ours in OURS:
+        share = _peak(results[ours]) / _peak(results[leanest])
+        lines.append(f"| {ours} | {share:.2f} times | {MEMORY[model]} |")
     return "\n".join(lines)
 
 
+def _peak(runs: list[dict[str, Any]]) -> float:
+    return statistics.median(run["peak_memory_bytes"] for run in runs)
+
+
+def run(model: str, rounds: int, row_length: int, place: Path) -> Results:
+    """All rounds of all contenders with one model; progress goes to stderr."""
+    from speakeasy.weights.hub import resolve_model
+
+    size = SIZES[model]
+    path = place / model
+    if model == "starter":
+        path = resolve_model("starter").path
+    else:
+        make_model(model, path)
+    job = prepare(path, place / f"{model}-job", size, row_length)
+    results: Results = {name: [] for name in CONTENDERS if name not in size.without}
+    for number in range(rounds):
+        for name in _order(list(results), number):
+            found = measure(CONTENDERS[name], job, place)
+            last = number == rounds - 1
+            found["bits_per_byte"] = bits_per_byte(job) if last else None
+            results[name].append(found)
+            print(
+                f"{model}, round {number + 1}, {name}: "
+                f"{found['target_tokens_per_second']:.1f} target tokens/s, "
+                f"{found['peak_memory_bytes'] / 1e9:.1f} GB, {found['seconds']:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return results
+
+
+def _order(names: list[str], number: int) -> Iterator[str]:
+    """Every other round backwards: who runs first on a cool machine changes."""
+    yield from names if number % 2 == 0 else reversed(names)
+
+
+def report(rounds: dict[str, int], row_length: int = 1024) -> str:
+    """Everything, as Markdown."""
+    parts = []
+    with tempfile.TemporaryDirectory() as directory:
+        for model, count in rounds.items():
+            if count:
+                results = run(model, count, row_length, Path(directory))
+                parts.append(f"**{model}**, {count} rounds\n\n{table(model, results)}")
+    return "\n\n".join(parts)
+
+
+def machine() -> str:
+    """What this ran on."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    import torch
+
+    return (
+        f"{platform.system()} {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; {versions}"
+    )
+
+
 def main() -> None:
-    """Run all rounds; print progress to stderr and the tables to stdout."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--conversations", type=int, default=32)
-    parser.add_argument("--row-length", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=4, help="rows of a step")
+    parser.add_argument("--rounds", type=int, default=3, help="with the starter model")
+    parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
     options = parser.parse_args()
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    with tempfile.TemporaryDirectory() as directory:
-        job = prepare(Path(directory), options.conversations, options.row_length, options.rows)
-        path = Path(directory) / "job.json"
-        job.save(path)
-        for number in range(options.rounds):
-            for name, words in CONTENDERS.items():
-                found = measure(words, path)
-                results[name].append(found)
-                rate, peak = found["target_tokens_per_second"], found["peak_memory_bytes"] / 1e9
-                losses = ", ".join(f"{loss:.3f}" for loss in found["losses"])
-                print(
-                    f"round {number + 1}, {name}: {rate:.1f} target tokens/s, {peak:.1f} GB, "
-                    f"{found['seconds']:.0f} s, losses {losses}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    print(f"{platform.machine()}, {versions}; {vars(options)}\n\n{table(results)}")
+    print(f"{machine()}\n\n{report({'starter': options.rounds, 'wide': options.wide_rounds})}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from speakeasy_mlx.lean import causal_attention, causal_mask
+
 
 class PackedCache:
     """Stands in for a layer's cache where whole segments are computed and none is remembered.
@@ -27,12 +29,20 @@ class PackedCache:
 
     Attributes:
         bounds: the segments of the one flat row are ``bounds[i]:bounds[i + 1]``.
+        lean: attention is ``lean.causal_attention`` (float32 on a CPU).
     """
 
     offset = 0
 
-    def __init__(self, bounds: tuple[int, ...]) -> None:
-        self.bounds = bounds
+    def __init__(self, bounds: tuple[int, ...], *, lean: bool) -> None:
+        self.bounds, self.lean = bounds, lean
+        self._masks: dict[int, mx.array] = {}
+
+    def causal_mask(self, length: int) -> mx.array:
+        """The mask of a segment, which all layers share."""
+        if length not in self._masks:
+            self._masks[length] = causal_mask(length)
+        return self._masks[length]
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -62,16 +72,15 @@ def packed_attention(
     mask: str | int,
 ) -> mx.array:
     """Causal attention within each segment of one flat row; B is 1, H query heads share G."""
-    pieces = [
-        mx.fast.scaled_dot_product_attention(
-            query_BHTD[:, :, start:stop],
-            key_BGTD[:, :, start:stop],
-            value_BGTD[:, :, start:stop],
-            scale=scale,
-            mask=_mask(stop - start, mask),
-        )
-        for start, stop in pairwise(cache.bounds)
-    ]
+    pieces = []
+    for start, stop in pairwise(cache.bounds):
+        part = slice(start, stop)
+        parts = query_BHTD[:, :, part], key_BGTD[:, :, part], value_BGTD[:, :, part]
+        kind = _mask(stop - start, mask)
+        if cache.lean and isinstance(kind, str):
+            pieces.append(causal_attention(*parts, scale, cache.causal_mask(stop - start)))
+        else:
+            pieces.append(mx.fast.scaled_dot_product_attention(*parts, scale=scale, mask=kind))
     return mx.concatenate(pieces, axis=2)
 
 

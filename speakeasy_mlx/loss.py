@@ -18,6 +18,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from speakeasy_mlx.lean import exp
+
 CHUNK_BYTES = 64 * 2**20
 """Size that one chunk's float32 logits may have."""
 
@@ -36,7 +38,7 @@ def _chunk_losses(head: Head, hidden_ND: mx.array, labels_N: mx.array) -> tuple[
     logits_NV = head(hidden_ND).astype(mx.float32)
     picked_N = mx.take_along_axis(logits_NV, labels_N[:, None], axis=1)[:, 0]
     largest_N1 = logits_NV.max(axis=1, keepdims=True)
-    exponentials_NV = mx.exp(logits_NV - largest_N1)
+    exponentials_NV = exp(logits_NV - largest_N1)
     sum_N1 = exponentials_NV.sum(axis=1, keepdims=True)
     losses_N = (mx.log(sum_N1) + largest_N1)[:, 0] - picked_N
     return losses_N, exponentials_NV / sum_N1

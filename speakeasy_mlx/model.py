@@ -20,6 +20,7 @@ from speakeasy.weights.checkpoint import complete_config, linear_layers, read_co
 from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX, MAGNITUDE_SUFFIX
 from speakeasy.weights.trained_rows import EMBEDDING, HEAD
 from speakeasy_mlx.attention import install
+from speakeasy_mlx.lean import LeanLoRALinear, make_lean
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 BITS, GROUP_SIZE = 4, 64
@@ -60,6 +61,7 @@ def load_base(options: EngineOptions) -> Any:
     mx.eval(model.parameters())
     model.freeze()
     install(model)
+    make_lean(model)
     return model
 
 
@@ -90,6 +92,8 @@ def adapt(model: nn.Module, options: EngineOptions) -> None:
         parent_name, _, leaf = name.rpartition(".")
         kind = DoRALinear if lora.dora else LoRALinear
         adapted = kind.from_base(layers[name], r=lora.r, dropout=lora.dropout, scale=lora.scale)
+        if not lora.dora:
+            adapted.__class__ = LeanLoRALinear  # mlx-lm's constructor makes its own class
         adapted.freeze()
         adapted.unfreeze(keys=["lora_a", "lora_b", "m"], recurse=False)
         setattr(layers[parent_name], leaf, adapted)

@@ -15,9 +15,10 @@ from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import best_rate
 from speakeasy_torch import generate as generation
-from speakeasy_torch.heap import trim_heap
+from speakeasy_torch.heap import Heap
+from speakeasy_torch.lean import make_lean
 from speakeasy_torch.loss import log_sums, target_losses
-from speakeasy_torch.model import DTYPES, adapt, device, load_base, put, unfreeze
+from speakeasy_torch.model import ADAPTER, DTYPES, adapt, device, load_base, put, unfreeze
 from speakeasy_torch.processes import TorchGroup, sum_gradients
 from speakeasy_torch.rows import Rows
 
@@ -57,6 +58,7 @@ class TorchEngine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._device = device()
+        self._heap = Heap()
         self._seed, self._group = options.seed, options.group
         self._no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device)
         if self._device.type == "cuda" and options.precision != "float32":
@@ -67,6 +69,7 @@ class TorchEngine:
         self._parameters = unfreeze(self._model) if options.full else {}
         if options.lora:
             self._parameters |= adapt(self._model, options)
+        make_lean(self._model, ADAPTER)
         if self._rows is not None:
             self._parameters |= self._rows.parameters
         self._optimizer = self._adamw(options.optimizer) if options.optimizer else None
@@ -97,7 +100,7 @@ class TorchEngine:
             if self._rows is not None:
                 self._rows.write()
         self.discard()
-        trim_heap()
+        self._heap.end_step()
         return norm
 
     def discard(self) -> None:

@@ -46,11 +46,15 @@ class _TargetLoss(torch.autograd.Function):
             part = slice(start, start + step)
             logits_NV = (hidden_ND[part] @ head_VD.T).float()
             labels = labels_N[part, None]
-            log_sum_N = logits_NV.logsumexp(dim=1)
-            losses_N[part] = log_sum_N - logits_NV.gather(1, labels)[:, 0]
+            picked_N1 = logits_NV.gather(1, labels)
+            # In place, and each exponential once: error = exp(logits - largest) / their sum - 1.
+            largest_N1 = logits_NV.amax(dim=1, keepdim=True)
+            error_NV = logits_NV.sub_(largest_N1).exp_()
+            sum_N1 = error_NV.sum(dim=1, keepdim=True)
+            losses_N[part] = (sum_N1.log() + largest_N1 - picked_N1)[:, 0]
             if not wants_any:
                 continue
-            error_NV = logits_NV.sub_(log_sum_N[:, None]).exp_()
+            error_NV.div_(sum_N1)
             error_NV.scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
             if hidden_grad_ND is not None:
                 hidden_grad_ND[part] = error_NV.to(head_VD.dtype) @ head_VD

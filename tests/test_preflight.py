@@ -71,8 +71,14 @@ def test_the_refusal_says_what_would_fit() -> None:
     with pytest.raises(DoesNotFitError, match="it would fit with --use-4bit") as caught:
         place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(16))
     assert "training needs about" in str(caught.value)
+
+
+@pytest.mark.parametrize(("backend", "kind"), [("torch", "cuda"), ("mlx", "metal")])
+def test_an_8b_model_in_4_bits_at_2048_tokens_fits_16_gb(backend: str, kind: str) -> None:
+    device = Device(kind, "16 GB", int(16e9), "bfloat16", "")
     four_bits = replace(CONFIG, use_4bit=True, gradient_checkpointing=True)
-    assert place(four_bits, LLAMA_8B, ADAPTER, "torch", gpu(16)).rows_per_pass >= 1
+    chosen = place(four_bits, LLAMA_8B, ADAPTER, backend, device, segment=2048)
+    assert chosen.rows_per_pass >= 1
 
 
 def test_the_refusal_of_the_hopeless_and_how_to_overrule_it() -> None:

@@ -47,28 +47,29 @@ def main() -> None:
     np.random.seed(0)
     model, _ = load_model(Path(job.model))
     model.freeze()
-    linear_to_lora_layers(
-        model,
-        len(model.layers),
-        {"rank": job.lora_r, "scale": job.lora_alpha / job.lora_r, "dropout": 0.0, "keys": KEYS},
-    )
+    shape = {"rank": job.lora_r, "scale": job.lora_alpha / job.lora_r, "dropout": 0.0, "keys": KEYS}
+    linear_to_lora_layers(model, len(model.layers), shape)
     lines = Path(job.conversations).read_text(encoding="utf-8").splitlines()
     data = ChatDataset([json.loads(line) for line in lines], load_tokenizer(Path(job.model)))
-    steps = len(data) // job.rows
+    steps = len(data) // job.padded_rows
     # Its sort by length sees fields of a record, not tokens: the order stays as it is.
-    targets = sum(sum(mask) for _, mask in job.items()[: steps * job.rows])
+    targets = sum(sum(mask) for _, mask in job.items()[: steps * job.padded_rows])
     collect = Collect()
+    adapter = Path(job.adapter)
+    adapter.mkdir()
+    config = {"fine_tune_type": "lora", "num_layers": len(model.layers), "lora_parameters": shape}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     started = time.perf_counter()
     train(
         model,
         optim.AdamW(learning_rate=job.learning_rate),
         CacheDataset(data),
         args=TrainingArgs(
-            batch_size=job.rows,
+            batch_size=job.padded_rows,
             iters=steps,
             steps_per_report=1,
             max_seq_length=job.row_length,
-            adapter_file="/dev/null",
+            adapter_file=str(adapter / "adapters.safetensors"),  # written at the end
             steps_per_save=10**9,
         ),
         training_callback=collect,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def main() -> None:
         )
         summary = json.loads(done.stdout)
         steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        shutil.copytree(out / "adapter", job.adapter)
     wanted = ("target_tokens", "seconds", "target_tokens_per_second", "peak_memory_bytes", "steps")
     print(
         json.dumps(

@@ -119,7 +119,7 @@ def estimate(
         weights = 0
     positions = row_length * rows_per_pass
     per_block = width * _activation_floats(shape, lora, backend, segment)
-    if backend == "torch" and width < 4:
+    if backend == "torch" and width < 4 and (lora.dora or lora.dropout):
         per_block += 4 * _adapted_inputs(shape)
     if lora.dora:
         per_block += _dora_bytes(shape, backend, width)
@@ -146,8 +146,8 @@ def _unconverted(shape: ModelShape, backend: str, width: int) -> int:
 
 
 def _adapted_inputs(shape: ModelShape) -> int:
-    """Numbers that a position feeds into one block's linear layers; PEFT keeps each of them in
-    float32 beside 16-bit weights."""
+    """Numbers that a position feeds into one block's linear layers; PEFT's own layers, which serve
+    DoRA and dropout, keep each of them in float32 beside 16-bit weights."""
     query = shape.heads * shape.head_dim
     return 5 * shape.hidden_size + query + shape.intermediate_size
 
@@ -179,13 +179,15 @@ def _dora_weights(
 
 
 def _activation_floats(shape: ModelShape, lora: LoraConfig, backend: str, segment: int) -> int:
-    """Numbers that one position leaves behind in one block for the backward pass. MLX keeps the
-    attention scores, too, PyTorch's kernel makes them again."""
+    """Numbers that one position leaves behind in one block for the backward pass: the residual
+    stream and what is normalised of it, twice; query, key, value and the result of attention; the
+    MLP's two halves and their product; the adapters' inner products. MLX's norms and activation
+    keep more, and attention its scores, which PyTorch's kernel makes again."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    if backend == "torch":
+        return 4 * hidden + 3 * query + 2 * key + 3 * inner + 7 * lora.r
     norms = 2 * 3 * hidden
-    attention = 3 * query + 4 * key + 2 * hidden
+    attention = 3 * query + 4 * key + 2 * hidden + shape.heads * segment
     mlp = 4 * inner + hidden
-    if backend == "mlx":
-        attention += shape.heads * segment
     return norms + attention + mlp + 7 * lora.r

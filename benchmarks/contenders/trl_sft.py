@@ -1,10 +1,13 @@
-"""TRL's SFTTrainer with packing (best-fit decreasing, padding-free), as its documentation has it.
+"""TRL's SFTTrainer: ``packing`` (best-fit decreasing, padding-free) or ``padding``, as in its docs.
+
+    python -m benchmarks.contenders.trl_sft JOB packing
 
 Gradient checkpointing, on by default in TRL, is off: faster for TRL, and the same as for all.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from typing import Any
@@ -35,7 +38,7 @@ class Stopwatch(TrainerCallback):
 
 def main() -> None:
     """Train, and print the result."""
-    job = read_job()
+    job, packing = read_job(), sys.argv[2] == "packing"
     items = job.items()
     data = Dataset.from_list([{"input_ids": ids, "assistant_masks": mask} for ids, mask in items])
     watch = Stopwatch()
@@ -44,9 +47,9 @@ def main() -> None:
             model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32),
             args=SFTConfig(
                 output_dir=directory,
-                packing=True,
+                packing=packing,
                 max_length=job.row_length,
-                per_device_train_batch_size=job.rows,
+                per_device_train_batch_size=job.rows if packing else job.padded_rows,
                 num_train_epochs=1,
                 learning_rate=job.learning_rate,
                 gradient_checkpointing=False,
@@ -67,6 +70,7 @@ def main() -> None:
             callbacks=[watch],
         )
         trainer.train()
+        trainer.model.save_pretrained(job.adapter)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     answer(
         sum(sum(mask) for _, mask in items),
