@@ -15,6 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
+from mlx.utils import tree_map
 from mlx_lm.tuner.datasets import CacheDataset, ChatDataset
 from mlx_lm.tuner.trainer import TrainingArgs, TrainingCallback, train
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -46,6 +47,7 @@ def main() -> None:
     job = read_job()
     np.random.seed(0)
     model, _ = load_model(Path(job.model))
+    model.update(tree_map(lambda weight: weight.astype(mx.float32), model.parameters()))
     model.freeze()
     shape = {"rank": job.lora_r, "scale": job.lora_alpha / job.lora_r, "dropout": 0.0, "keys": KEYS}
     linear_to_lora_layers(model, len(model.layers), shape)

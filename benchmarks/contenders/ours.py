@@ -28,6 +28,8 @@ def main() -> None:
             "lora-r": job.lora_r,
             "lora-alpha": job.lora_alpha,
             "learning-rate": job.learning_rate,
+            "lr-schedule": "constant",
+            "warmup-ratio": 0,
             "precision": "float32",
             "backend": backend,
         }

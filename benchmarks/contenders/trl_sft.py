@@ -52,6 +52,7 @@ def main() -> None:
                 per_device_train_batch_size=job.rows if packing else job.padded_rows,
                 num_train_epochs=1,
                 learning_rate=job.learning_rate,
+                lr_scheduler_type="constant",
                 gradient_checkpointing=False,
                 bf16=False,
                 use_cpu=True,
