@@ -40,6 +40,7 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 LEAVES = [leaf for name in sorted(COMMANDS) for leaf in leaves(name, load(name))]
 
 
+@pytest.mark.alone
 def test_help_is_there_at_once() -> None:
     seconds = []
     for _ in range(5):  # the best of them: other work on the machine is not the command's
