@@ -5,7 +5,7 @@
 Random Llamas of four narrow blocks, one step each in a process of its own; one figure changes at a
 time, the others stay. A step that is linear in what changes is a straight line; batch and
 vocabulary are raised together as well, where a term of batch x vocabulary would show. Times are
-the fastest of three steps, memory is the process's high-water mark less that of the smallest case.
+the fastest of three steps, memory is the process's high-water mark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import make_model
+
 BACKENDS = ("torch", "mlx")
+FIGURES = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass(frozen=True)
@@ -46,32 +56,11 @@ FIELDS = ("length", "rows", "vocabulary", "rank", "rows")
 """What each sweep changes."""
 
 
-def make_model(point: Point, place: Path) -> Path:
-    """A random model with the starter model's tokenizer."""
-    import shutil
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from speakeasy.weights.hub import resolve_model
-
+def model_of(point: Point, place: Path) -> Path:
+    """A random model, made when it is first needed."""
     path = place / f"vocabulary-{point.vocabulary}"
     if not path.is_dir():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=point.vocabulary,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            tie_word_embeddings=True,
-            max_position_embeddings=8192,
-        )
-        LlamaForCausalLM(config).save_pretrained(path)
-        for file in resolve_model("starter").path.iterdir():
-            if "token" in file.name or file.suffix == ".jinja":
-                shutil.copy(file, path / file.name)
+        make_model(FIGURES | {"vocab_size": point.vocabulary}, path)
     return path
 
 
@@ -158,7 +147,7 @@ def main() -> None:
         for title, points in SWEEPS.items():
             results[title] = {backend: [] for backend in BACKENDS}
             for point in points:
-                model = make_model(point, Path(place))
+                model = model_of(point, Path(place))
                 for backend in BACKENDS:
                     if (backend, point) not in known:
                         known[backend, point] = measure(model, backend, point)

@@ -91,16 +91,15 @@ def cases(backends: tuple[str, ...], models: tuple[str, ...]) -> Iterator[Case]:
         yield Case(model, 1, "torch", four_bits, length=512)
 
 
-def make_model(name: str, directory: Path) -> None:
-    """A random model, with the starter model's tokenizer, of which it has rows to spare."""
+def make_model(figures: dict[str, Any], directory: Path) -> None:
+    """A random Llama, with the starter model's tokenizer, of which it has rows to spare."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     starter = resolve_model("starter", say=_note).path
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    config = LlamaConfig(**MODELS[name], max_position_embeddings=8192, rope_theta=100_000.0)
-    LlamaForCausalLM(config).save_pretrained(directory)
+    config = LlamaConfig(**figures, max_position_embeddings=8192, rope_theta=100_000.0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     for file in starter.iterdir():
         if "token" in file.name or file.suffix == ".jinja":
             shutil.copy(file, directory / file.name)
@@ -179,7 +178,7 @@ def _model(case: Case, place: Path) -> Path:
     if case.model == "starter":
         base = resolve_model("starter", say=_note).path
     elif not base.is_dir():
-        make_model(case.model, base)
+        make_model(MODELS[case.model], base)
     if case.approach == 1:
         return base
     expanded = place / f"{case.model}-expanded"

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.job import Job
-from benchmarks.memory import make_model
+from benchmarks.memory import MODELS, make_model
 
 CONTENDERS = {
     "speakeasy, torch": ["benchmarks.contenders.ours", "torch"],
@@ -174,7 +174,7 @@ def run(model: str, rounds: int, row_length: int, place: Path) -> Results:
     if model == "starter":
         path = resolve_model("starter").path
     else:
-        make_model(model, path)
+        make_model(MODELS[model], path)
     job = prepare(path, place / f"{model}-job", size, row_length)
     results: Results = {name: [] for name in CONTENDERS if name not in size.without}
     for number in range(rounds):

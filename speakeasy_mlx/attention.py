@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from speakeasy_mlx.lean import causal_attention, causal_mask
+from speakeasy_mlx.lean import causal_attention, causal_mask, suits
 
 
 class PackedCache:
@@ -29,13 +29,12 @@ class PackedCache:
 
     Attributes:
         bounds: the segments of the one flat row are ``bounds[i]:bounds[i + 1]``.
-        lean: attention is ``lean.causal_attention`` (float32 on a CPU).
     """
 
     offset = 0
 
-    def __init__(self, bounds: tuple[int, ...], *, lean: bool) -> None:
-        self.bounds, self.lean = bounds, lean
+    def __init__(self, bounds: tuple[int, ...]) -> None:
+        self.bounds = bounds
         self._masks: dict[int, mx.array] = {}
 
     def causal_mask(self, length: int) -> mx.array:
@@ -77,7 +76,7 @@ def packed_attention(
         part = slice(start, stop)
         parts = query_BHTD[:, :, part], key_BGTD[:, :, part], value_BGTD[:, :, part]
         kind = _mask(stop - start, mask)
-        if cache.lean and isinstance(kind, str):
+        if suits(query_BHTD) and isinstance(kind, str):
             pieces.append(causal_attention(*parts, scale, cache.causal_mask(stop - start)))
         else:
             pieces.append(mx.fast.scaled_dot_product_attention(*parts, scale=scale, mask=kind))

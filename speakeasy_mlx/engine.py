@@ -24,7 +24,6 @@ from speakeasy.training.rate import best_rate
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
-from speakeasy_mlx.lean import on_cpu
 from speakeasy_mlx.loss import (
     log_sums,
     losses_without_gradient,
@@ -81,7 +80,6 @@ class MlxEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._seed, self._group = options.seed, options.group
         self._model = load_base(options)
-        self._lean = on_cpu() and options.precision == "float32"
         self._vocabulary = int(self._model.args.vocab_size)
         self._full = options.full
         if options.full:
@@ -237,7 +235,7 @@ class MlxEngine:
 
     def _hidden(self, flat: _Flat) -> mx.array:
         """Hidden_ND of the positions that are scored."""
-        caches = [PackedCache(flat.bounds, lean=self._lean)] * len(self._model.layers)
+        caches = [PackedCache(flat.bounds)] * len(self._model.layers)
         inputs = (
             None
             if self._rows is None or flat.places_M is None
