@@ -59,7 +59,7 @@ class Size:
 
 SIZES = {
     "starter": Size(conversations=24, rows=4, padded_rows=4),
-    "wide": Size(conversations=8, rows=2, padded_rows=2, without=("TRL, padding",)),
+    "wide": Size(conversations=16, rows=4, padded_rows=4, without=("TRL, padding",)),
 }
 HELD_OUT = 12
 

@@ -56,14 +56,17 @@ def packed_attention(
             **extra,
         )
     pieces = []
-    for start, stop in pairwise(bounds):
-        length = stop - start
+    lengths = [stop - start for start, stop in pairwise(bounds)]
+    # Split, not sliced: each slice's gradient would be as large as the whole.
+    whole = (query_BHTD, key_BGTD, value_BGTD)
+    segments = (part.split(lengths, dim=2) for part in whole)
+    for query, key, value, length in zip(*segments, lengths, strict=True):
         windowed = sliding_window is not None and length > sliding_window
         pieces.append(
             scaled_dot_product_attention(
-                query_BHTD[:, :, start:stop],
-                key_BGTD[:, :, start:stop],
-                value_BGTD[:, :, start:stop],
+                query,
+                key,
+                value,
                 attn_mask=(
                     _window_mask(length, sliding_window, query_BHTD.device)
                     if windowed and sliding_window
@@ -71,7 +74,7 @@ def packed_attention(
                 ),
                 is_causal=not windowed,
                 scale=scaling,
-                enable_gqa=query_BHTD.shape[1] != key_BGTD.shape[1],
+                enable_gqa=query.shape[1] != key.shape[1],
             )
         )
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None

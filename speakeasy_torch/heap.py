@@ -4,7 +4,7 @@ glibc hands a large block back to the system when it is freed, and the next oper
 a page fault for every 4 kB: a quarter of a step's time on the starter model. So blocks stay on the
 heap. Rows have segments of ever different lengths, each step asks for blocks of other sizes than
 the last one left free, and the heap would grow by what fits nowhere: so its free pages are handed
-back together when the process has grown.
+back together when the process has grown; what it takes in the step after that is its new measure.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import psutil
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _NEVER = 2**31 - 1
 _TOP_PAD_BYTES = 64 * 2**20
-GROWTH = 1.05
-"""How much larger than after the first step the process may become before its heap is trimmed."""
+GROWTH = 1.1
+"""How much larger than after its first step, or the first since a trim, the process may become
+before its heap is trimmed."""
 
 
 class Heap:
@@ -41,6 +42,7 @@ class Heap:
         self._first = self._first or size
         if size > GROWTH * self._first:
             self._library.malloc_trim(0)
+            self._first = 0
 
 
 @cache

@@ -6,7 +6,7 @@ small product reads, they took a third of a step (``benchmarks.step``). Here the
 in place where nobody needs what was there, and keep less for the backward pass. Weights and module
 names stay as the libraries have them; a layer that is none of those known here stays as it is.
 
-Shapes: M positions, D width, O a layer's outputs, R rank.
+Shapes: M positions, D width, I and O a layer's inputs and outputs, R rank.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch.nn.functional import linear, silu
+
+from speakeasy_torch.products import prefers_onednn, product
 
 NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
@@ -40,6 +42,8 @@ def make_lean(model: Any, adapter: str) -> None:
         elif isinstance(module, LoraLayer) and _is_plain(module, adapter):
             module.forward = MethodType(_adapted, module)
             module.lean_adapter = adapter
+        elif type(module) is torch.nn.Linear and prefers_onednn():
+            module.forward = MethodType(_plain, module)
 
 
 def _is_plain(layer: Any, adapter: str) -> bool:
@@ -59,16 +63,27 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     """
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, hidden)
-    name, kind = layer.lean_adapter, hidden.dtype
-    hidden_MD = hidden.flatten(0, -2)
-    inner_MR = linear(hidden_MD, layer.lora_A[name].weight.to(kind))
-    outer_RO = layer.lora_B[name].weight.to(kind).T
-    base_MO, scale = layer.base_layer(hidden_MD), layer.scaling[name]
-    if type(layer.base_layer) is torch.nn.Linear:
-        result = base_MO.addmm_(inner_MR, outer_RO, alpha=scale)
+    name, kind, base = layer.lean_adapter, hidden.dtype, layer.base_layer
+    hidden_MI, scale = hidden.flatten(0, -2), layer.scaling[name]
+    inner_RI = layer.lora_A[name].weight.to(kind)
+    outer_OR = layer.lora_B[name].weight.to(kind)
+    if _is_frozen(base):
+        result = _Adapted.apply(hidden_MI, base.weight, base.bias, inner_RI, outer_OR, scale)
     else:  # bitsandbytes may return a view, which must stay as it is for its backward pass
-        result = torch.addmm(base_MO, inner_MR, outer_RO, alpha=scale)
+        inner_MR = linear(hidden_MI, inner_RI)
+        result = torch.addmm(base(hidden_MI), inner_MR, outer_OR.T, alpha=scale)
     return result.view(*hidden.shape[:-1], -1)
+
+
+def _plain(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    if not _is_frozen(layer):
+        return linear(hidden, layer.weight, layer.bias)
+    result = _Frozen.apply(hidden.flatten(0, -2), layer.weight, layer.bias)
+    return result.view(*hidden.shape[:-1], -1)
+
+
+def _is_frozen(layer: Any) -> bool:
+    return type(layer) is torch.nn.Linear and not any(p.requires_grad for p in layer.parameters())
 
 
 def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -107,6 +122,58 @@ def _is_llamas(function: Any) -> bool:
         return False
     ours = _Rotation.apply(query, cos, sin), _Rotation.apply(key, cos, sin)
     return all(torch.allclose(a, b) for a, b in zip(theirs, ours, strict=True))
+
+
+class _Frozen(torch.autograd.Function):
+    """A linear layer that learns nothing."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_MI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight_OI)
+        result = product(hidden_MI, weight_OI)
+        return result if bias_O is None else result.add_(bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: torch.Tensor) -> tuple[Any, ...]:
+        (weight_OI,) = ctx.saved_tensors
+        return gradient_MO @ weight_OI, None, None
+
+
+class _Adapted(torch.autograd.Function):
+    """``x W' + b + scale x A' B'`` (Hu et al. 2021, https://arxiv.org/abs/2106.09685). Both terms
+    of the gradient in x are summed where the first stands."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MI: torch.Tensor,
+        weight_OI: torch.Tensor,
+        bias_O: torch.Tensor | None,
+        inner_RI: torch.Tensor,
+        outer_OR: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        result = product(hidden_MI, weight_OI)
+        if bias_O is not None:
+            result.add_(bias_O)
+        inner_MR = product(hidden_MI, inner_RI)
+        ctx.save_for_backward(hidden_MI, weight_OI, inner_RI, outer_OR, inner_MR)
+        ctx.scale = scale
+        return result.addmm_(inner_MR, outer_OR.T, alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: torch.Tensor) -> tuple[Any, ...]:
+        hidden_MI, weight_OI, inner_RI, outer_OR, inner_MR = ctx.saved_tensors
+        inner_gradient_MR = (gradient_MO @ outer_OR).mul_(ctx.scale)
+        hidden_gradient = None
+        if ctx.needs_input_grad[0]:
+            hidden_gradient = (gradient_MO @ weight_OI).addmm_(inner_gradient_MR, inner_RI)
+        # The long side first: so the product is half as fast again.
+        inner_gradient_RI = (hidden_MI.T @ inner_gradient_MR).T.contiguous()
+        outer_gradient_OR = (gradient_MO.T @ inner_MR).mul_(ctx.scale)
+        return hidden_gradient, None, None, inner_gradient_RI, outer_gradient_OR, None
 
 
 class _Rotation(torch.autograd.Function):

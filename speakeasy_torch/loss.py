@@ -12,17 +12,24 @@ Shapes: N targets, D width, V vocabulary, R trained rows.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+
+from speakeasy_torch.products import product
 
 CHUNK_BYTES = 64 * 2**20
 """Size that one chunk's float32 logits may have."""
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """How many targets to score at once, so that their float32 logits fit CHUNK_BYTES."""
-    return max(32, CHUNK_BYTES // (4 * vocabulary))
+def chunk_rows(targets: int, vocabulary: int) -> int:
+    """How many targets to score at once, so that their float32 logits fit CHUNK_BYTES.
+
+    Chunks are of one size: a short last one would be a slow product.
+    """
+    most = max(32, CHUNK_BYTES // (4 * vocabulary))
+    return math.ceil(targets / math.ceil(targets / most)) if targets else most
 
 
 class _TargetLoss(torch.autograd.Function):
@@ -41,10 +48,10 @@ class _TargetLoss(torch.autograd.Function):
         rows_grad_RD = torch.zeros_like(rows_RD) if wants_rows and rows_RD is not None else None
         wants_any = wants_hidden or wants_head or wants_rows
         losses_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
-        step = chunk_rows(head_VD.shape[0])
+        step = chunk_rows(len(labels_N), head_VD.shape[0])
         for start in range(0, len(labels_N), step):
             part = slice(start, start + step)
-            logits_NV = (hidden_ND[part] @ head_VD.T).float()
+            logits_NV = product(hidden_ND[part], head_VD).float()
             labels = labels_N[part, None]
             picked_N1 = logits_NV.gather(1, labels)
             # In place, and each exponential once: error = exp(logits - largest) / their sum - 1.
@@ -77,9 +84,9 @@ class _TargetLoss(torch.autograd.Function):
 
 def log_sums(hidden_ND: torch.Tensor, head_VD: torch.Tensor, ids_K: torch.Tensor) -> torch.Tensor:
     """Log_sums_N, float32: of the exponentials of all logits but those of ``ids_K``."""
-    step = chunk_rows(head_VD.shape[0])
+    step = chunk_rows(len(hidden_ND), head_VD.shape[0])
     sums = [
-        (part_ND @ head_VD.T).float().index_fill_(1, ids_K, -torch.inf).logsumexp(dim=1)
+        product(part_ND, head_VD).float().index_fill_(1, ids_K, -torch.inf).logsumexp(dim=1)
         for part_ND in hidden_ND.split(step)
     ]
     return torch.cat(sums)

@@ -18,11 +18,20 @@ class TestTorch:
     """speakeasy_torch.lean against transformers and PEFT."""
 
     @pytest.mark.parametrize("precision", TORCH_WITHIN)
-    @pytest.mark.parametrize("part", ["norm", "mlp", "lora"])
-    def test_layer(self, part: str, precision: str) -> None:
+    @pytest.mark.parametrize("part", ["norm", "mlp", "lora", "plain"])
+    @pytest.mark.parametrize("library", ["MKL", "oneDNN"])
+    def test_layer(
+        self, part: str, precision: str, library: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import torch
 
+        from speakeasy_torch import lean, products
         from speakeasy_torch.lean import make_lean
+
+        if library == "oneDNN" and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            pytest.skip("torch was built without oneDNN")
+        for module in (lean, products):
+            monkeypatch.setattr(module, "prefers_onednn", lambda: library == "oneDNN")
 
         dtype = getattr(torch, precision)
         torch.manual_seed(0)
@@ -31,14 +40,26 @@ class TestTorch:
         holder = torch.nn.Module()
         holder.layer = ours
         make_lean(holder, "default")
-        assert "forward" in vars(ours)
-        hidden = torch.randn(1, 7, 8, dtype=dtype)
+        assert ("forward" in vars(ours)) == (part != "plain" or library == "oneDNN")
+        hidden = torch.randn(1, products.LEAST_ROWS + 1, 8, dtype=dtype)
         outcomes = [through(layer, hidden) for layer in (theirs, ours)]
         for expected, found in zip(*outcomes, strict=True):
             assert found.dtype == expected.dtype
             largest = expected.abs().max().item()
             difference = (found - expected).abs().max().item()
             assert difference <= TORCH_WITHIN[precision] * largest
+
+    def test_a_layer_that_learns_has_a_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        from speakeasy_torch import lean
+
+        monkeypatch.setattr(lean, "prefers_onednn", lambda: True)
+        layer = torch.nn.Linear(8, 5)
+        lean.make_lean(torch.nn.Sequential(layer), "default")
+        layer(torch.randn(100, 8)).sum().backward()
+        assert torch.allclose(layer.bias.grad, torch.full((5,), 100.0))
+        assert layer.weight.grad.abs().sum() > 0
 
     def test_dropout_and_dora_keep_pefts_layer(self) -> None:
         import torch
@@ -107,8 +128,11 @@ def torch_layer(part: str, dtype: Any, **options: Any) -> Any:
         norm = LlamaRMSNorm(8).to(dtype)
         torch.nn.init.normal_(norm.weight)
         return norm
+    if part == "plain":
+        return torch.nn.Linear(8, 5, dtype=dtype).requires_grad_(False)
     config = LoraConfig(r=2, lora_alpha=3, **options)
-    layer = Linear(torch.nn.Linear(8, 5), "default", config, r=2, lora_alpha=3)
+    base = torch.nn.Linear(8, 5).requires_grad_(False)
+    layer = Linear(base, "default", config, r=2, lora_alpha=3)
     torch.nn.init.normal_(layer.lora_B["default"].weight)
     layer.base_layer.to(dtype)
     return layer
