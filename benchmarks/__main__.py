@@ -53,11 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=2, help="with the starter model")
-    parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
-    options = parser.parse_args()
+    rounds = peers.parse_rounds(parser)
     started = time.monotonic()
-    compared = peers.report({"starter": options.rounds, "wide": options.wide_rounds})
+    compared = peers.report(rounds)
     found = "\n\n".join([peers.machine(), compared, utilisation(), profiles()])
     found += f"\n\n{(time.monotonic() - started) / 60:.0f} minutes in all."
     page = PAGE.read_text(encoding="utf-8")

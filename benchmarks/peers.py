@@ -220,15 +220,21 @@ def machine() -> str:
     )
 
 
+def parse_rounds(parser: argparse.ArgumentParser) -> dict[str, int]:
+    """Of the command line: how many rounds with which model."""
+    parser.add_argument("--rounds", type=int, default=2, help="with the starter model")
+    parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
+    options = parser.parse_args()
+    return {"starter": options.rounds, "wide": options.wide_rounds}
+
+
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="with the starter model")
-    parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
-    options = parser.parse_args()
-    print(f"{machine()}\n\n{report({'starter': options.rounds, 'wide': options.wide_rounds})}")
+    rounds = parse_rounds(parser)
+    print(f"{machine()}\n\n{report(rounds)}")
 
 
 if __name__ == "__main__":

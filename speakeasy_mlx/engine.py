@@ -20,7 +20,7 @@ from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
-from speakeasy.training.rate import best_rate
+from speakeasy.training.rate import Measure, best_rate
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
@@ -56,12 +56,12 @@ def describe_device() -> Device:
     )
 
 
-def matmul_rate(precision: Precision) -> float:
+def matmul_rate(precision: Precision, measure: Measure = best_rate) -> float:
     """Floating-point operations a second of a large square product."""
     size = 4096 if mx.metal.is_available() else 1024
     left, right = (mx.ones((size, size), dtype=DTYPES[precision]) for _ in range(2))
     mx.eval(left, right)
-    return best_rate(lambda: mx.eval(left @ right), 2 * size**3)
+    return measure(lambda: mx.eval(left @ right), 2 * size**3)
 
 
 def load(options: EngineOptions) -> MlxEngine:

@@ -13,7 +13,7 @@ from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
-from speakeasy.training.rate import best_rate
+from speakeasy.training.rate import Measure, best_rate
 from speakeasy_torch import generate as generation
 from speakeasy_torch.heap import Heap
 from speakeasy_torch.lean import make_lean
@@ -36,11 +36,11 @@ def describe_device() -> Device:
 
 
 @torch.no_grad()
-def matmul_rate(precision: Precision) -> float:
+def matmul_rate(precision: Precision, measure: Measure = best_rate) -> float:
     """Floating-point operations a second of a large square product."""
     size = 8192 if device().type == "cuda" else 1024
     left, right = torch.ones(2, size, size, dtype=DTYPES[precision], device=device())
-    return best_rate(lambda: (left @ right)[0, 0].item(), 2 * size**3)  # item() waits
+    return measure(lambda: (left @ right)[0, 0].item(), 2 * size**3)  # item() waits
 
 
 def load(options: EngineOptions) -> TorchEngine:

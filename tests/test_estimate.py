@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_model import tiny_llama
 
 from speakeasy.batches.types import Rendered
 from speakeasy.config import CorpusConfig, DataConfig, LoraConfig, PretrainConfig, TrainConfig
+from speakeasy.training import rate
 from speakeasy.training.backend import REGISTRY, Device, missing, open_backend
 from speakeasy.training.estimate import (
     EFFICIENCY,
@@ -127,6 +129,16 @@ def test_the_fastest_of_several_calls_counts() -> None:
     calls = []
     assert best_rate(lambda: calls.append(0), 1, seconds=0.01) > 0
     assert len(calls) >= 2
+
+
+def test_all_calls_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pauses = [0.0], iter([5.0, 0.02, 0.04, 0.04])
+
+    def call() -> None:
+        clock[0] += next(pauses)
+
+    monkeypatch.setattr(rate, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert rate.mean_rate(call, 1, seconds=0.09) == pytest.approx(30)  # at its fastest 50
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))

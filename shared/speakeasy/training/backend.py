@@ -21,6 +21,7 @@ from speakeasy.config import BackendName, LoraConfig, OptimizerConfig, Precision
 from speakeasy.errors import BackendError
 from speakeasy.training.group import ALONE, Group
 from speakeasy.training.launcher import Launched, launched
+from speakeasy.training.rate import Measure, best_rate
 from speakeasy.weights.trained_rows import TrainedRows
 
 Tensors = Mapping[str, np.ndarray]
@@ -223,7 +224,7 @@ class Backend(Protocol):
         """The device that an engine would run on."""
         ...
 
-    def matmul_rate(self, precision: Precision) -> float:
+    def matmul_rate(self, precision: Precision, measure: Measure = best_rate) -> float:
         """Floating-point operations a second of a large square product, measured now."""
         ...
 

@@ -1,10 +1,12 @@
-"""How fast something is, the best of several tries: another program on the machine only slows."""
+"""How fast something is: at its best, since another program only slows; or over some time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+Measure = Callable[[Callable[[], object], float], float]
+"""Operations a second of a call that does so many."""
 SECONDS = 0.4
 """How long to go on trying, after a first call that warms up."""
 
@@ -26,3 +28,14 @@ def best_rate(call: Callable[[], object], operations: float, seconds: float = SE
         best = min(best, now - started)
         if now > end:
             return operations / best
+
+
+def mean_rate(call: Callable[[], object], operations: float, seconds: float = 2.0) -> float:
+    """Operations a second of all calls in ``seconds``: what a machine holds for that long."""
+    call()
+    calls = 0
+    started = time.perf_counter()
+    while (taken := time.perf_counter() - started) < seconds:
+        call()
+        calls += 1
+    return operations * calls / taken
