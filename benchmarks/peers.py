@@ -1,7 +1,7 @@
 """Side by side with TRL and mlx-lm, on this machine, in one run.
 
     pip install -c constraints.txt -e '.[mlx,torch,bench]'
-    python -m benchmarks.peers --rounds 3
+    python -m benchmarks.peers --rounds 2
 
 Contenders run in processes of their own and take turns, so that a change in the machine's speed
 meets all of them; ratios are taken within a round. Afterwards the same program scores every
@@ -205,7 +205,9 @@ def report(rounds: dict[str, int], row_length: int = 1024) -> str:
         for model, count in rounds.items():
             if count:
                 results = run(model, count, row_length, Path(directory))
-                parts.append(f"**{model}**, {count} rounds\n\n{table(model, results)}")
+                parts.append(
+                    f"**{model}**, {count} round{'s' * (count > 1)}\n\n{table(model, results)}"
+                )
     return "\n\n".join(parts)
 
 
@@ -222,7 +224,7 @@ def machine() -> str:
 
 def parse_rounds(parser: argparse.ArgumentParser) -> dict[str, int]:
     """Of the command line: how many rounds with which model."""
-    parser.add_argument("--rounds", type=int, default=2, help="with the starter model")
+    parser.add_argument("--rounds", type=int, default=1, help="with the starter model")
     parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
     options = parser.parse_args()
     return {"starter": options.rounds, "wide": options.wide_rounds}

@@ -23,7 +23,7 @@ from speakeasy.weights.hub import resolve_model
 
 STEPS = 3
 TORCH_KINDS = {
-    "matrix products": r"aten::(mm|addmm_?|bmm)$",
+    "matrix products": r"aten::(mm|addmm_?|bmm)$|mkldnn::_linear_pointwise$",
     "attention": r"scaled_dot_product",
     "optimizer and clipping": r"adamw|foreach|linalg_vector_norm",
     "activation, norm, rotation, loss, sums": (
