@@ -83,7 +83,11 @@ def _plain(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _is_frozen(layer: Any) -> bool:
-    return type(layer) is torch.nn.Linear and not any(p.requires_grad for p in layer.parameters())
+    return (
+        type(layer) is torch.nn.Linear
+        and not layer.weight.requires_grad
+        and (layer.bias is None or not layer.bias.requires_grad)
+    )
 
 
 def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -132,8 +136,7 @@ class _Frozen(torch.autograd.Function):
         ctx: Any, hidden_MI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.save_for_backward(weight_OI)
-        result = product(hidden_MI, weight_OI)
-        return result if bias_O is None else result.add_(bias_O)
+        return product(hidden_MI, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, gradient_MO: torch.Tensor) -> tuple[Any, ...]:
@@ -155,9 +158,7 @@ class _Adapted(torch.autograd.Function):
         outer_OR: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        result = product(hidden_MI, weight_OI)
-        if bias_O is not None:
-            result.add_(bias_O)
+        result = product(hidden_MI, weight_OI, bias_O)
         inner_MR = product(hidden_MI, inner_RI)
         ctx.save_for_backward(hidden_MI, weight_OI, inner_RI, outer_OR, inner_MR)
         ctx.scale = scale

@@ -1,8 +1,8 @@
 """Products with a weight matrix, by whichever of torch's libraries is quick on this CPU.
 
 torch multiplies float32 with Intel's MKL, which keeps its best code for Intel's CPUs. On AMD's,
-oneDNN, which torch brings too, is faster with every shape of a training step: by a tenth to a
-half, most where a short inner dimension meets many outputs (``python -m benchmarks.products``).
+oneDNN, which torch brings too, does a training step's shapes at 0.98 to 1.76 times its rate, most
+where a short inner dimension meets many outputs (``python -m benchmarks.products``).
 The choice is the CPU's maker's, not a measurement's, so that the same run gives the same numbers.
 
 Shapes: M positions, I inputs, O outputs.
@@ -21,21 +21,25 @@ LEAST_ROWS = 64
 """Below, putting the weights in oneDNN's order costs more than it gains: generation."""
 
 
-def product(hidden_MI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """``hidden @ weight.T``, (M, O); not differentiable, for use within autograd functions."""
+def product(
+    hidden_MI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``hidden @ weight.T + bias``, (M, O); without a gradient, for autograd functions."""
     if (
         hidden_MI.dtype is weight_OI.dtype is torch.float32
         and hidden_MI.device.type == "cpu"
         and len(hidden_MI) >= LEAST_ROWS
         and prefers_onednn()
     ):
-        return onednn_product(hidden_MI, weight_OI)
-    return linear(hidden_MI, weight_OI)
+        return onednn_product(hidden_MI, weight_OI, bias_O)
+    return linear(hidden_MI, weight_OI, bias_O)
 
 
-def onednn_product(hidden_MI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+def onednn_product(
+    hidden_MI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None
+) -> torch.Tensor:
     """The same by oneDNN: float32, on the CPU."""
-    return torch.ops.mkldnn._linear_pointwise(hidden_MI, weight_OI, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(hidden_MI, weight_OI, bias_O, "none", [], "")
 
 
 @cache
