@@ -58,8 +58,8 @@ class Size:
 
 
 SIZES = {
-    "starter": Size(conversations=24, rows=4, padded_rows=4),
-    "wide": Size(conversations=16, rows=4, padded_rows=4, without=("TRL, padding",)),
+    "starter": Size(conversations=24, rows=2, padded_rows=8),
+    "wide": Size(conversations=16, rows=4, padded_rows=16, without=("TRL, padding",)),
 }
 HELD_OUT = 12
 

@@ -29,12 +29,13 @@ class PackedCache:
 
     Attributes:
         bounds: the segments of the one flat row are ``bounds[i]:bounds[i + 1]``.
+        scored_N: positions that are scored, see ``last_block``; None for all.
     """
 
     offset = 0
 
-    def __init__(self, bounds: tuple[int, ...]) -> None:
-        self.bounds = bounds
+    def __init__(self, bounds: tuple[int, ...], scored_N: mx.array | None = None) -> None:
+        self.bounds, self.scored_N = bounds, scored_N
         self._masks: dict[int, mx.array] = {}
 
     def causal_mask(self, length: int) -> mx.array:

@@ -24,6 +24,7 @@ from speakeasy.training.rate import Measure, best_rate
 from speakeasy_mlx import generate as generation
 from speakeasy_mlx import openblas_loaded
 from speakeasy_mlx.attention import PackedCache
+from speakeasy_mlx.last_block import narrow
 from speakeasy_mlx.loss import (
     log_sums,
     losses_without_gradient,
@@ -80,6 +81,7 @@ class MlxEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._seed, self._group = options.seed, options.group
         self._model = load_base(options)
+        self._narrow = narrow(self._model)
         self._vocabulary = int(self._model.args.vocab_size)
         self._full = options.full
         if options.full:
@@ -235,15 +237,15 @@ class MlxEngine:
 
     def _hidden(self, flat: _Flat) -> mx.array:
         """Hidden_ND of the positions that are scored."""
-        caches = [PackedCache(flat.bounds)] * len(self._model.layers)
+        scored_N = flat.index_N if self._narrow else None
+        caches = [PackedCache(flat.bounds, scored_N)] * len(self._model.layers)
         inputs = (
             None
             if self._rows is None or flat.places_M is None
             else self._rows.embed(flat.tokens_1M[0], flat.places_M)[None]
         )
-        return self._model.model(flat.tokens_1M, cache=caches, input_embeddings=inputs)[
-            0, flat.index_N
-        ]
+        found = self._model.model(flat.tokens_1M, cache=caches, input_embeddings=inputs)[0]
+        return found if self._narrow else found[flat.index_N]
 
     def _loss(self, flat: _Flat, scale: float) -> mx.array:
         trained = [] if self._rows is None else [self._rows.head_RD]
@@ -351,8 +353,12 @@ def _checkpoint_layers(model: Any) -> None:
     mlx-lm's trainer patches the block's class for all models in the process; here only these
     blocks get a class of their own.
     """
-    kind = type(model.layers[0])
+    kinds = {type(layer): _checkpointed(type(layer)) for layer in model.layers}
+    for layer in model.layers:
+        layer.__class__ = kinds[type(layer)]
 
+
+def _checkpointed(kind: Any) -> type:
     def recomputed(block: nn.Module, *arguments: Any, **options: Any) -> Any:
         def call(parameters: Any, *arguments: Any, **options: Any) -> Any:
             block.update(parameters)
@@ -360,6 +366,4 @@ def _checkpoint_layers(model: Any) -> None:
 
         return mx.checkpoint(call)(block.trainable_parameters(), *arguments, **options)
 
-    checkpointed = type(kind.__name__, (kind,), {"__call__": recomputed})
-    for layer in model.layers:
-        layer.__class__ = checkpointed
+    return type(kind.__name__, (kind,), {"__call__": recomputed})

@@ -16,10 +16,12 @@ from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import Measure, best_rate
 from speakeasy_torch import generate as generation
 from speakeasy_torch.heap import Heap
+from speakeasy_torch.last_block import narrow
 from speakeasy_torch.lean import make_lean
 from speakeasy_torch.loss import log_sums, target_losses
 from speakeasy_torch.model import ADAPTER, DTYPES, adapt, device, load_base, put, unfreeze
 from speakeasy_torch.processes import TorchGroup, sum_gradients
+from speakeasy_torch.processor import prefers_bfloat16, settle_threads
 from speakeasy_torch.rows import Rows
 
 
@@ -31,7 +33,10 @@ def describe_device() -> Device:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Device("cuda", properties.name, free, "bfloat16", "the GPU computes in bfloat16")
         return Device("cuda", properties.name, free, "float32", "the GPU has no bfloat16")
-    name = f"CPU, {torch.get_num_threads()} threads"
+    name = f"CPU, {settle_threads()} threads"
+    if prefers_bfloat16():
+        why = "this CPU multiplies bfloat16 faster than float32"
+        return Device("cpu", name, available_bytes(), "bfloat16", why)
     return Device("cpu", name, available_bytes(), "float32", "exact and fast on any CPU")
 
 
@@ -70,6 +75,7 @@ class TorchEngine:
         if options.lora:
             self._parameters |= adapt(self._model, options)
         make_lean(self._model, ADAPTER)
+        self._narrow = narrow(self._model)
         if self._rows is not None:
             self._parameters |= self._rows.parameters
         self._optimizer = self._adamw(options.optimizer) if options.optimizer else None
@@ -219,21 +225,23 @@ class TorchEngine:
         labels_M = batch.labels_BT[is_real_BT]
         positions_M = batch.positions_BT[is_real_BT]
         index_N = np.flatnonzero(labels_M != IGNORED)
+        scored_N = self._tensor(index_N)
         bounds = (*np.flatnonzero(positions_M == 0).tolist(), len(positions_M))
         inputs = (
             {"input_ids": self._tensor(tokens_M)[None]}
             if self._rows is None
             else {"inputs_embeds": self._rows.embed(tokens_M)[None]}
         )
-        hidden_1MD = self._model.get_decoder()(
+        found = self._model.get_decoder()(
             **inputs,
             position_ids=self._tensor(positions_M)[None],
             # Any mask of four dimensions keeps transformers from building one of M x M.
             attention_mask=self._no_mask,
             use_cache=False,
             bounds=bounds,
-        ).last_hidden_state
-        return hidden_1MD[0, self._tensor(index_N)], labels_M[index_N]
+            scored=scored_N if self._narrow else None,
+        ).last_hidden_state[0]
+        return found if self._narrow else found[scored_N], labels_M[index_N]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from tiny import VOCABULARY, save_tiny_tokenizer
 from tiny_model import tiny_llama
 
 from speakeasy.training.backend import REGISTRY, missing
+
+# float32 on every machine's CPU (speakeasy_torch/processor.py), in what tests start as well.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 # A deadline would fail on a busy machine, and a draw of the day makes failures that come and go.
 settings.register_profile("suite", deadline=None, derandomize=True)

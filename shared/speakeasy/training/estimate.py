@@ -174,11 +174,13 @@ def forward_flops(config: JobConfig, shape: ModelShape, reading: Reading) -> flo
     """Operations that scoring one token takes.
 
     2 for each weight that a token is multiplied with (Kaplan et al. 2020,
-    https://arxiv.org/abs/2001.08361, table 1), the output matrix at scored tokens alone; and
+    https://arxiv.org/abs/2001.08361, table 1), the output matrix and the last block's feed-forward
+    part at scored tokens alone; and
     4 x width x context for attention in each block, where the mean context of a causal segment
     is half its length.
     """
-    return 2 * _weights(shape) + 2 * _adapter(config, shape) + _rest(shape, reading)
+    products = 2 * _weights(shape, reading) + 2 * _adapter(config, shape, reading)
+    return products + _attention(shape, reading) + _head(shape, reading)
 
 
 def step_flops(
@@ -191,23 +193,36 @@ def step_flops(
     frozen weights need the first alone. Attention has no weights, and its backward pass costs
     twice the forward all the same. Recomputed activations cost the blocks' forward pass again.
     """
-    blocks = 2 * _weights(shape) + 2 * _adapter(config, shape) + _attention(shape, reading)
+    weights, adapter = _weights(shape, reading), _adapter(config, shape, reading)
+    attention = _attention(shape, reading)
+    blocks = 2 * weights + 2 * adapter + attention
     whole = isinstance(config, PretrainConfig) and config.train == "full"
-    weights = (4 if whole else 2) * _weights(shape)
-    backward = weights + 4 * _adapter(config, shape) + 2 * _attention(shape, reading)
+    backward = (4 if whole else 2) * weights + 4 * adapter + 2 * attention
     head = (3 if whole else 2) * _head(shape, reading)
     return blocks * (2 if recomputed else 1) + backward + head
 
 
-def _weights(shape: ModelShape) -> int:
-    return sum(out * into for out, into in block_layers(shape).values())
+def _weights(shape: ModelShape, reading: Reading) -> float:
+    return sum(
+        out * into * _share(name, shape, reading)
+        for name, (out, into) in block_layers(shape).items()
+    )
 
 
-def _adapter(config: JobConfig, shape: ModelShape) -> int:
+def _adapter(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
     if not config.trains_lora:
-        return 0
+        return 0.0
     chosen = select_layers(block_layers(shape), config.lora.targets)
-    return sum((out + into) * config.lora.r for out, into in chosen.values())
+    return sum(
+        (out + into) * config.lora.r * _share(name, shape, reading)
+        for name, (out, into) in chosen.items()
+    )
+
+
+def _share(layer: str, shape: ModelShape, reading: Reading) -> float:
+    """Of the tokens that pass a layer: after the last attention, those that are scored."""
+    last = layer.startswith(f"model.layers.{shape.layers - 1}.mlp.")
+    return reading.target_share if last else 1.0
 
 
 def _attention(shape: ModelShape, reading: Reading) -> float:
@@ -216,10 +231,6 @@ def _attention(shape: ModelShape, reading: Reading) -> float:
 
 def _head(shape: ModelShape, reading: Reading) -> float:
     return 2 * shape.vocab_size * shape.hidden_size * reading.target_share
-
-
-def _rest(shape: ModelShape, reading: Reading) -> float:
-    return _attention(shape, reading) + _head(shape, reading)
 
 
 def _precision(config: JobConfig, device: Device) -> Precision:
