@@ -6,6 +6,9 @@ the assistant's, as for all. It leaves out the conversations of a last incomplet
 
 from __future__ import annotations
 
+import os
+
+os.environ["MLX_BFS_MAX_WIDTH"] = "20"  # MLX's own; speakeasy_mlx would set another
 import speakeasy_mlx  # noqa: F401  (the same OpenBLAS as for our own engine)
 
 import json  # isort: skip
