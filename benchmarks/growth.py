@@ -45,11 +45,11 @@ class Point:
 BASE = Point()
 SWEEPS: dict[str, list[Point]] = {
     "tokens of a row": [replace(BASE, length=n) for n in (256, 512, 1024, 2048, 4096)],
-    "rows of a step": [replace(BASE, rows=n) for n in (1, 2, 4, 8)],
-    "vocabulary": [replace(BASE, vocabulary=n) for n in (49_152, 98_304, 147_456, 196_608)],
-    "rank": [replace(BASE, rank=n) for n in (8, 32, 64, 128, 256)],
+    "rows of a step": [replace(BASE, rows=n) for n in (1, 2, 4)],
+    "vocabulary": [replace(BASE, vocabulary=n) for n in (49_152, 98_304, 196_608)],
+    "rank": [replace(BASE, rank=n) for n in (8, 64, 256)],
     "rows, with a vocabulary of 196,608": [
-        replace(BASE, rows=n, vocabulary=196_608) for n in (1, 2, 4, 8)
+        replace(BASE, rows=n, vocabulary=196_608) for n in (1, 2, 4)
     ],
 }
 FIELDS = ("length", "rows", "vocabulary", "rank", "rows")
