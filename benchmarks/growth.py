@@ -107,8 +107,9 @@ def draw(results: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> Non
         axes[1][column].set_xlabel(title)
         for row in (0, 1):
             axes[row][column].set_xlim(left=0)
-            axes[row][column].set_ylim(bottom=0)
             axes[row][column].grid(alpha=0.3)
+    for row in axes:  # last: it ends the growing of the scale that a row shares
+        row[0].set_ylim(bottom=0)
     axes[0][0].set_ylabel("seconds a step")
     axes[1][0].set_ylabel("peak memory, GB")
     axes[0][0].legend()
