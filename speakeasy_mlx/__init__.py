@@ -22,8 +22,7 @@ openblas_loaded = False
 
 if sys.platform == "linux":
     os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1")
-
-if sys.platform == "linux" and "mlx.core" not in sys.modules:
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(OPENBLAS, mode=ctypes.RTLD_GLOBAL)
-        openblas_loaded = True
+    if "mlx.core" not in sys.modules:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(OPENBLAS, mode=ctypes.RTLD_GLOBAL)
+            openblas_loaded = True

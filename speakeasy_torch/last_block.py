@@ -33,5 +33,5 @@ def _at_scored(
     if scored is None:
         return type(block).forward(block, hidden_1MD, **inputs)
     attended_1MD, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_1MD), **inputs)
-    hidden_1ND = hidden_1MD[:, scored] + attended_1MD[:, scored]
+    hidden_1ND = (hidden_1MD + attended_1MD)[:, scored]
     return hidden_1ND + block.mlp(block.post_attention_layernorm(hidden_1ND))
