@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from speakeasy.batches.pack import build_batch
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import PackedBatch, Rendered
-from speakeasy.config import JobConfig
+from speakeasy.config import JobConfig, PretrainConfig
 from speakeasy.errors import DivergedError, InterruptedRun
 from speakeasy.training import state as states
 from speakeasy.training.backend import Engine, Tensors
@@ -92,17 +92,26 @@ class Fit:
             seed=self.config.seed,
         )
         self.total_steps = self.order.total_steps(self.config)
+        self._beginning: Tensors | None = None
 
     def __call__(self) -> None:
         """Train to the end.
+
+        What training begins with is scored after the first step, which shows sooner that the run
+        can be carried out; a model that is trained whole, of which no copy is kept, before it.
 
         Raises:
             InterruptedRun: a signal asked for it; the state is saved.
             DivergedError: the loss is not a number any more; the last good state is saved.
         """
         logged = shared(self.group, any(line["step"] == 0 for line in self.run.evaluations()))
-        if self.progress.evaluation_due or not logged:
+        if self.progress.evaluation_due:
             self._evaluate()
+        elif not logged and self.progress.step == 0:
+            if isinstance(self.config, PretrainConfig) and self.config.train == "full":
+                self._evaluate()
+            else:
+                self._beginning = _copies(self.engine.trainables())
         self.watcher.on_start(self.progress.step, self.total_steps)
         upcoming = self.order.steps(self.progress.epoch, self.progress.cursor)
         while self.progress.step < self.total_steps and not self._out_of_patience():
@@ -119,16 +128,8 @@ class Fit:
         """
         if not weights:
             return
-        present = {name: tensor.copy() for name, tensor in self.engine.trainables().items()}
-
-        def advance(conversations: int) -> None:
-            self._obey_stop(lambda: self.engine.set_trainables(present))  # they are what is saved
-            self.watcher.on_evaluation_advance(conversations)
-
-        for step, tensors in weights.items():
-            self.engine.set_trainables(tensors)
-            record = self._measure(step, advance) | {"rescored_at": self.progress.step}
-            self.engine.set_trainables(present)
+        for step, record in self._score_weights(weights):
+            record["rescored_at"] = self.progress.step
             if step and step == self.progress.best_step:
                 self.progress = replace(self.progress, best_score=record["eval_bits_per_byte"])
             self.run.log_evaluation(record)
@@ -173,6 +174,7 @@ class Fit:
         }
         self.run.log_step(record)
         self.watcher.on_step(record)
+        self._score_beginning()
         if self.progress.evaluation_due:
             self._evaluate()
         elif step % self.config.save_every == 0:
@@ -248,6 +250,29 @@ class Fit:
             self._save()
         self.watcher.on_evaluation(record)
 
+    def _score_beginning(self) -> None:
+        """Score what training began with, where that is still to be done."""
+        if self._beginning is None:
+            return
+        for _, record in self._score_weights({0: self._beginning}):
+            self.run.log_evaluation(record)
+            self.watcher.on_evaluation(record)
+        self._beginning = None
+
+    def _score_weights(self, weights: Mapping[int, Tensors]) -> Iterator[tuple[int, Record]]:
+        """The lines of earlier weights, by step; between them the engine has its own again."""
+        present = _copies(self.engine.trainables())
+
+        def advance(conversations: int) -> None:
+            self._obey_stop(lambda: self.engine.set_trainables(present))  # they are what is saved
+            self.watcher.on_evaluation_advance(conversations)
+
+        for step, tensors in weights.items():
+            self.engine.set_trainables(tensors)
+            record = self._measure(step, advance)
+            self.engine.set_trainables(present)
+            yield step, record
+
     def _measure(self, step: int, advance: Callable[[int], None]) -> Record:
         """The line of evaluations.jsonl for the engine's weights, which are those of ``step``."""
         self.watcher.on_evaluation_start(len(self.held_out) + len(self.neutral))
@@ -296,6 +321,10 @@ class Fit:
             state = TrainingState(self.progress, self.engine.trainables(), first, second)
             states.save(state, self.run.states, best=self.progress.best_step)
         barrier(self.group)
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    return {name: tensor.copy() for name, tensor in tensors.items()}
 
 
 def _finite(value: float) -> float | None:

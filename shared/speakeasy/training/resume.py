@@ -80,11 +80,14 @@ def with_best_score(run: Run, progress: Progress) -> Progress:
 
 
 def scored_otherwise(run: Run, progress: Progress, base_form: str) -> list[int]:
-    """The first and the best step, where last scored on a base that was held otherwise than now.
+    """The first and the best step, where last scored on a base that was held otherwise than now;
+    and the first where it was left before it was scored.
 
     Lines of older versions do not say what they were scored on: it was what the run was on.
     """
     then = held_in(run.environment)
     scored = {line["step"]: line.get("base", then) for line in run.evaluations_until(progress.step)}
+    if progress.step:
+        scored.setdefault(0, "")
     steps = sorted({0, progress.best_step})
     return [step for step in steps if step in scored and scored[step] != base_form]
