@@ -31,6 +31,7 @@ from speakeasy_mlx.loss import (
     make_target_loss,
     make_trained_head_loss,
 )
+from speakeasy_mlx.merged import Merged
 from speakeasy_mlx.model import DTYPES, adapt, load_base, put, take, to_mlx
 from speakeasy_mlx.processes import MlxGroup
 from speakeasy_mlx.rows import NAMES, Rows
@@ -89,6 +90,7 @@ class MlxEngine:
         if options.lora:
             adapt(self._model, options)
         self._rows = Rows(self._model, options.rows) if options.rows else None
+        self._merged = Merged(self._model, options.lora)
         self._trained = _Trained(self._model, self._rows)
         self._optimizers = _optimizers(self._trained, options.optimizer)
         self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
@@ -138,6 +140,7 @@ class MlxEngine:
                 optimizer.learning_rate = learning_rate * rate
                 optimizer.update(self._trained[part], gradients[part])
                 mx.eval(self._trained[part].trainable_parameters(), optimizer.state)
+            self._merged.refresh()
             if self._rows is not None:
                 self._rows.write()
         return norm
@@ -223,6 +226,7 @@ class MlxEngine:
         """Put weights in place and leave the optimizer alone."""
         rows = {name: trainables[name] for name in NAMES.values() if name in trainables}
         put(self._model, {name: trainables[name] for name in trainables if name not in rows})
+        self._merged.refresh()
         if self._rows is not None:
             self._rows.put(rows)
 

@@ -19,6 +19,7 @@ from speakeasy_torch.heap import Heap
 from speakeasy_torch.last_block import narrow
 from speakeasy_torch.lean import make_lean
 from speakeasy_torch.loss import log_sums, target_losses
+from speakeasy_torch.merged import Merged
 from speakeasy_torch.model import ADAPTER, DTYPES, adapt, device, load_base, put, unfreeze
 from speakeasy_torch.processes import TorchGroup, sum_gradients
 from speakeasy_torch.processor import prefers_bfloat16, settle_threads
@@ -75,6 +76,7 @@ class TorchEngine:
         if options.lora:
             self._parameters |= adapt(self._model, options)
         make_lean(self._model, ADAPTER)
+        self._merged = Merged(self._model, ADAPTER)
         self._narrow = narrow(self._model)
         if self._rows is not None:
             self._parameters |= self._rows.parameters
@@ -103,8 +105,7 @@ class TorchEngine:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate * group["rate"]
             self._optimizer.step()
-            if self._rows is not None:
-                self._rows.write()
+            self._changed()
         self.discard()
         self._heap.end_step()
         return norm
@@ -176,12 +177,17 @@ class TorchEngine:
     def set_trainables(self, trainables: Tensors) -> None:
         """Put weights in place and leave the optimizer alone."""
         put(self._parameters, trainables)
-        if self._rows is not None:
-            self._rows.write()
+        self._changed()
 
     def device_peak_bytes(self) -> int | None:
         """CUDA's high-water mark; None on the CPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
+
+    def _changed(self) -> None:
+        """What is made of the trained values follows them."""
+        self._merged.refresh()
+        if self._rows is not None:
+            self._rows.write()
 
     def _moment(self, key: str) -> Tensors:
         assert self._optimizer is not None

@@ -37,16 +37,22 @@ def make_lean(model: Any, adapter: str) -> None:
         kind = type(module).__name__
         if kind in NORMS:
             module.forward = MethodType(_normalised, module)
-        elif kind in MLPS and "silu" in type(module.act_fn).__name__.lower():
+        elif is_gated(module):
             module.forward = MethodType(_gated, module)
-        elif isinstance(module, LoraLayer) and _is_plain(module, adapter):
+        elif isinstance(module, LoraLayer) and is_plain(module, adapter):
             module.forward = MethodType(_adapted, module)
             module.lean_adapter = adapter
         elif type(module) is torch.nn.Linear and prefers_onednn():
             module.forward = MethodType(_plain, module)
 
 
-def _is_plain(layer: Any, adapter: str) -> bool:
+def is_gated(module: Any) -> bool:
+    """A feed-forward part by the formula here."""
+    known = type(module).__name__ in MLPS
+    return known and "silu" in type(module.act_fn).__name__.lower()
+
+
+def is_plain(layer: Any, adapter: str) -> bool:
     """LoRA on a linear layer, without DoRA and without dropout."""
     dropout = layer.lora_dropout[adapter]
     return (
@@ -67,7 +73,7 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     hidden_MI, scale = hidden.flatten(0, -2), layer.scaling[name]
     inner_RI = layer.lora_A[name].weight.to(kind)
     outer_OR = layer.lora_B[name].weight.to(kind)
-    if _is_frozen(base):
+    if is_frozen(base):
         result = _Adapted.apply(hidden_MI, base.weight, base.bias, inner_RI, outer_OR, scale)
     else:  # bitsandbytes may return a view, which must stay as it is for its backward pass
         inner_MR = linear(hidden_MI, inner_RI)
@@ -76,13 +82,14 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _plain(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    if not _is_frozen(layer):
+    if not is_frozen(layer):
         return linear(hidden, layer.weight, layer.bias)
     result = _Frozen.apply(hidden.flatten(0, -2), layer.weight, layer.bias)
     return result.view(*hidden.shape[:-1], -1)
 
 
-def _is_frozen(layer: Any) -> bool:
+def is_frozen(layer: Any) -> bool:
+    """A linear layer that learns nothing."""
     return (
         type(layer) is torch.nn.Linear
         and not layer.weight.requires_grad

@@ -16,13 +16,13 @@ from speakeasy.training.backend import REGISTRY, Device, missing, open_backend
 from speakeasy.training.estimate import (
     EFFICIENCY,
     Reading,
-    block_layers,
     estimate_job,
     forward_flops,
     step_flops,
     with_rows,
 )
 from speakeasy.training.memory import attended
+from speakeasy.training.merging import bytes_beside, pays
 from speakeasy.training.outlook import (
     ADDED,
     EVERY_WEIGHT,
@@ -32,6 +32,7 @@ from speakeasy.training.outlook import (
     outlook,
 )
 from speakeasy.training.rate import best_rate
+from speakeasy.weights.adapters import block_layers
 from speakeasy.weights.checkpoint import ModelShape, linear_layers, model_shape
 
 CPU = Device("cpu", "a CPU", 10**12, "float32", "")
@@ -63,6 +64,25 @@ def test_the_arithmetic_of_a_token() -> None:
     assert step_flops(PLAN, TINY, READING, recomputed=True) == learning + again
 
 
+def test_an_adapter_that_is_part_of_a_sum_costs_nothing_forward() -> None:
+    exact = replace(PLAN, precision="float32")
+    adapter = 2 * ADAPTER - FORWARD_ADAPTER / 2
+    for flops in (forward_flops, lambda *plan: step_flops(*plan, recomputed=False)):
+        assert flops(PLAN, TINY, READING) - flops(exact, TINY, READING) == 2 * adapter
+    # A weight that is stored in 32 bits lies there twice; of one in 16 bits, half as much more.
+    assert bytes_beside(TINY, exact) == 4 * 2 * BLOCK
+    assert bytes_beside(replace(TINY, dtype="BF16"), exact) == 2 * 2 * BLOCK
+    others = (LoraConfig(r=4, dropout=0.1), LoraConfig(r=4, dora=True))
+    for kept in (
+        PLAN,
+        replace(exact, use_4bit=True),
+        *(replace(exact, lora=one) for one in others),
+    ):
+        assert bytes_beside(TINY, kept) == 0
+    # Of Llama 3.2 1B's layers at rank 64, the narrow keys and values alone.
+    assert (pays(512, 2048, 64), pays(2048, 2048, 64), pays(8192, 2048, 64)) == (True, False, False)
+
+
 def test_a_model_that_is_trained_whole_takes_six_operations_a_weight() -> None:
     """Kaplan et al.'s 6 N, where attention is left out."""
     nothing = Reading(1, 0, target_share=1.0, segment_tokens=0)
@@ -73,8 +93,9 @@ def test_a_model_that_is_trained_whole_takes_six_operations_a_weight() -> None:
 
 def test_time_is_arithmetic_over_the_rate() -> None:
     found = estimate_job(PLAN, TINY, CPU, backend="torch", reading=READING, rate=1e6)
-    learned = 3 * 1000 * step_flops(PLAN, TINY, READING, recomputed=False)
-    scored = 4 * 100 * forward_flops(PLAN, TINY, READING)  # before, and after each epoch
+    exact = replace(PLAN, precision="float32")  # what "auto" is there
+    learned = 3 * 1000 * step_flops(exact, TINY, READING, recomputed=False)
+    scored = 4 * 100 * forward_flops(exact, TINY, READING)  # before, and after each epoch
     assert found.seconds == pytest.approx((learned + scored) / (EFFICIENCY["cpu"] * 1e6))
     twice = estimate_job(PLAN, TINY, CPU, backend="torch", reading=READING, rate=2e6)
     assert twice.seconds == pytest.approx(found.seconds / 2)

@@ -7,15 +7,17 @@ a plan can be costed for a model that a stage before it will make.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speakeasy.config import JobConfig, Precision, PretrainConfig, TrainConfig
 from speakeasy.training import state
 from speakeasy.training.backend import Device
 from speakeasy.training.memory import MemoryEstimate
+from speakeasy.training.merging import kept_as_sums
 from speakeasy.training.planning import trainable_parameters
 from speakeasy.training.preflight import Placement, place
-from speakeasy.weights.adapters import select_layers
+from speakeasy.weights.adapters import block_layers, select_layers
 from speakeasy.weights.checkpoint import ModelShape
 
 EFFICIENCY = {"cpu": 0.45, "cuda": 0.4, "metal": 0.4}
@@ -150,36 +152,16 @@ def with_rows(shape: ModelShape, added: int) -> ModelShape:
     )
 
 
-def block_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """The linear layers of all blocks of a Llama-like model, canonical name -> (out, in)."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    sizes = {
-        "self_attn.q_proj": (query, hidden),
-        "self_attn.k_proj": (key, hidden),
-        "self_attn.v_proj": (key, hidden),
-        "self_attn.o_proj": (hidden, query),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    return {
-        f"model.layers.{block}.{name}": size
-        for block in range(shape.layers)
-        for name, size in sizes.items()
-    }
-
-
 def forward_flops(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
     """Operations that scoring one token takes.
 
     2 for each weight that a token is multiplied with (Kaplan et al. 2020,
     https://arxiv.org/abs/2001.08361, table 1), the output matrix and the last block's feed-forward
-    part at scored tokens alone; and
+    part at scored tokens alone, an adapter not where it is part of a sum (``merging``); and
     4 x width x context for attention in each block, where the mean context of a causal segment
     is half its length.
     """
-    products = 2 * _weights(shape, reading) + 2 * _adapter(config, shape, reading)
+    products = 2 * _weights(shape, reading) + 2 * _added_adapter(config, shape, reading)
     return products + _attention(shape, reading) + _head(shape, reading)
 
 
@@ -195,7 +177,7 @@ def step_flops(
     """
     weights, adapter = _weights(shape, reading), _adapter(config, shape, reading)
     attention = _attention(shape, reading)
-    blocks = 2 * weights + 2 * adapter + attention
+    blocks = 2 * weights + 2 * _added_adapter(config, shape, reading) + attention
     whole = isinstance(config, PretrainConfig) and config.train == "full"
     backward = (4 if whole else 2) * weights + 4 * adapter + 2 * attention
     head = (3 if whole else 2) * _head(shape, reading)
@@ -212,10 +194,24 @@ def _weights(shape: ModelShape, reading: Reading) -> float:
 def _adapter(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
     if not config.trains_lora:
         return 0.0
-    chosen = select_layers(block_layers(shape), config.lora.targets)
+    return _factors(config, select_layers(block_layers(shape), config.lora.targets), shape, reading)
+
+
+def _added_adapter(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
+    """The part of it that is added at every token instead of to the weights. The backward pass is
+    as long for both: what it saves in the inputs' gradient, the sum's forward pass had not made."""
+    if not config.trains_lora:
+        return 0.0
+    summed = _factors(config, kept_as_sums(shape, config), shape, reading)
+    return _adapter(config, shape, reading) - summed
+
+
+def _factors(
+    config: JobConfig, layers: Mapping[str, tuple[int, int]], shape: ModelShape, reading: Reading
+) -> float:
     return sum(
         (out + into) * config.lora.r * _share(name, shape, reading)
-        for name, (out, into) in chosen.items()
+        for name, (out, into) in layers.items()
     )
 
 

@@ -96,6 +96,7 @@ def estimate(
     rows_per_pass: int,
     gradient_checkpointing: bool,
     whole: bool = False,
+    beside_sums: int = 0,
 ) -> MemoryEstimate:
     """Memory of a training step.
 
@@ -107,6 +108,7 @@ def estimate(
         rows_per_pass: packed rows that go through the model at once.
         whole: every weight is trained, so none is frozen beside the trained ones; and when a state
             is saved, the process's copies of weights and moments are as large as these.
+        beside_sums: bytes of frozen weights beside their sums with adapters (``merging``).
     """
     width = BYTES[precision]
     head = shape.vocab_size * shape.hidden_size
@@ -117,6 +119,7 @@ def estimate(
         weights = shape.bytes_on_disk
     if whole:
         weights = 0
+    weights += beside_sums
     positions = row_length * rows_per_pass
     per_block = width * _activation_floats(shape, lora, backend, segment)
     if backend == "torch" and width < 4 and (lora.dora or lora.dropout):

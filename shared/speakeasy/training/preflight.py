@@ -9,6 +9,7 @@ from speakeasy.config import JobConfig, PretrainConfig, TrainConfig
 from speakeasy.errors import DoesNotFitError
 from speakeasy.training.backend import Device
 from speakeasy.training.memory import MemoryEstimate, estimate
+from speakeasy.training.merging import bytes_beside
 from speakeasy.weights.checkpoint import ModelShape
 
 
@@ -108,6 +109,7 @@ def _estimate(
         rows_per_pass=rows,
         gradient_checkpointing=checkpointing,
         whole=_whole(config),
+        beside_sums=bytes_beside(shape, config),
     )
 
 

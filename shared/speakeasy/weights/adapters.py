@@ -13,7 +13,7 @@ from speakeasy.weights import adapter_files as files
 from speakeasy.weights import mlx_format, peft_format
 from speakeasy.weights.directory import check_links
 from speakeasy.weights.lora import Adapter, Lora, check_fits
-from speakeasy.weights.lora_layers import draw_lora, select_layers, target_names
+from speakeasy.weights.lora_layers import block_layers, draw_lora, select_layers, target_names
 from speakeasy.weights.refusals import refusal
 from speakeasy.weights.safetensors_io import read_header
 from speakeasy.weights.trained_rows import TrainedRows
@@ -24,6 +24,7 @@ __all__ = [
     "Format",
     "Lora",
     "base_name",
+    "block_layers",
     "check_fits",
     "draw_lora",
     "format_of",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from speakeasy.errors import UsageError
-from speakeasy.weights.checkpoint import layer_order
+from speakeasy.weights.checkpoint import ModelShape, layer_order
 from speakeasy.weights.lora import A_SUFFIX, B_SUFFIX, leaf, matches
 
 ATTENTION = "self_attn"
@@ -46,6 +46,26 @@ def draw_lora(layers: Mapping[str, tuple[int, int]], r: int, seed: int) -> dict[
         tensors[module + A_SUFFIX] = (2 * uniform - 1) * bound
         tensors[module + B_SUFFIX] = np.zeros((rows, r), dtype=np.float32)
     return tensors
+
+
+def block_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """The linear layers of all blocks of a Llama-like model, canonical name -> (out, in)."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    sizes = {
+        "self_attn.q_proj": (query, hidden),
+        "self_attn.k_proj": (key, hidden),
+        "self_attn.v_proj": (key, hidden),
+        "self_attn.o_proj": (hidden, query),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    return {
+        f"model.layers.{block}.{name}": size
+        for block in range(shape.layers)
+        for name, size in sizes.items()
+    }
 
 
 def select_layers(

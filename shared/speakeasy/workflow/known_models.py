@@ -8,10 +8,10 @@ from pathlib import Path
 
 from speakeasy.config import PretrainConfig
 from speakeasy.evaluation.plan import EvaluationPlan
-from speakeasy.training.estimate import block_layers
 from speakeasy.training.run import Run
 from speakeasy.vocab.families import read_source
 from speakeasy.vocab.words import forms_of
+from speakeasy.weights.adapters import block_layers
 from speakeasy.weights.checkpoint import ModelShape, model_shape
 from speakeasy.weights.hub import is_local, resolve_model
 from speakeasy.weights.starter import MODEL_FILES, cache_root
