@@ -114,6 +114,8 @@ class MlxEngine:
 
     def accumulate(self, batch: PackedBatch, scale: float) -> mx.array:
         """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
+        if not len(batch.tokens_BT):
+            return mx.array(0.0)
         self._model.train()
         loss, gradients = self._loss_and_gradient(_Flat.of(batch, self._rows), scale)
         if self._gradients is not None:
@@ -151,6 +153,8 @@ class MlxEngine:
 
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target."""
+        if not len(batch.tokens_BT):
+            return np.zeros(batch.labels_BT.shape, dtype=np.float32)
         self._model.eval()
         flat = _Flat.of(batch, self._rows)
         losses_N = losses_without_gradient(

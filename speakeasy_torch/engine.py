@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
-from speakeasy.training.group import dropout_seed
+from speakeasy.training.group import connected, dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import Measure, best_rate
 from speakeasy_torch import generate as generation
@@ -24,6 +25,7 @@ from speakeasy_torch.model import ADAPTER, DTYPES, adapt, device, load_base, put
 from speakeasy_torch.processes import TorchGroup, sum_gradients
 from speakeasy_torch.processor import prefers_bfloat16, settle_threads
 from speakeasy_torch.rows import Rows
+from speakeasy_torch.sharding import shard
 
 
 def describe_device() -> Device:
@@ -59,12 +61,17 @@ def join() -> TorchGroup:
     return TorchGroup()
 
 
+_NOUGHT_11 = np.zeros((1, 1), dtype=np.int32)
+_ONE_TOKEN = PackedBatch(_NOUGHT_11, _NOUGHT_11 + 1, _NOUGHT_11 + IGNORED, _NOUGHT_11 - 1)
+
+
 class TorchEngine:
     """See ``speakeasy.training.backend.Engine``."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._device = device()
-        self._heap = Heap()
+        # Gathered weights come and go: on a heap that gives nothing back they leave holes.
+        self._heap = None if options.fsdp else Heap()
         self._seed, self._group = options.seed, options.group
         self._no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device)
         if self._device.type == "cuda" and options.precision != "float32":
@@ -76,8 +83,11 @@ class TorchEngine:
         if options.lora:
             self._parameters |= adapt(self._model, options)
         make_lean(self._model, ADAPTER)
-        self._merged = Merged(self._model, ADAPTER)
+        self._merged = None if options.fsdp else Merged(self._model, ADAPTER)
         self._narrow = narrow(self._model)
+        self._is_divided = options.fsdp
+        if options.fsdp:
+            shard(self._model, self._parameters.values(), self._device, options.group)
         if self._rows is not None:
             self._parameters |= self._rows.parameters
         self._optimizer = self._adamw(options.optimizer) if options.optimizer else None
@@ -86,9 +96,12 @@ class TorchEngine:
 
     def accumulate(self, batch: PackedBatch, scale: float) -> torch.Tensor:
         """Add the gradient of ``scale`` x (sum of target losses); returns the sum."""
+        if not self._takes_part(batch):
+            return torch.zeros(())
         self._model.train()
-        total, _, _ = self._losses(batch)
-        (total * scale).backward()
+        with self._passing():
+            total, _, _ = self._losses(batch)
+            (total * scale).backward()
         return total.detach()
 
     def apply(self, learning_rate: float) -> float:
@@ -107,7 +120,8 @@ class TorchEngine:
             self._optimizer.step()
             self._changed()
         self.discard()
-        self._heap.end_step()
+        if self._heap is not None:
+            self._heap.end_step()
         return norm
 
     def discard(self) -> None:
@@ -119,16 +133,19 @@ class TorchEngine:
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
         """Losses_BT float32, nats; 0 where there is no target."""
         self._model.eval()
-        _, losses_N, is_target_BT = self._losses(batch)
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
-        losses_BT[is_target_BT] = losses_N.cpu().numpy()
+        if self._takes_part(batch):
+            with self._passing():
+                _, losses_N, is_target_BT = self._losses(batch)
+            losses_BT[is_target_BT] = losses_N.cpu().numpy()
         return losses_BT
 
     @torch.no_grad()
     def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hidden_ND and log_sums_N at the targets, float32; the sums leave out ``ids``."""
         self._model.eval()
-        hidden_ND, _ = self._hidden(batch)
+        with self._passing():
+            hidden_ND, _ = self._hidden(batch)
         head_VD = self._model.get_output_embeddings().weight
         return _array(hidden_ND), _array(log_sums(hidden_ND, head_VD, self._tensor(ids)))
 
@@ -185,7 +202,8 @@ class TorchEngine:
 
     def _changed(self) -> None:
         """What is made of the trained values follows them."""
-        self._merged.refresh()
+        if self._merged is not None:
+            self._merged.refresh()
         if self._rows is not None:
             self._rows.write()
 
@@ -213,6 +231,14 @@ class TorchEngine:
             fused=True,
         )
 
+    def _takes_part(self, batch: PackedBatch) -> bool:
+        """Whether a batch goes through the model: one of no rows does where others wait for it."""
+        return self._is_divided or len(batch.tokens_BT) > 0
+
+    def _passing(self) -> AbstractContextManager[None]:
+        """Around a pass, in which the processes of a divided model talk to each other."""
+        return connected() if self._is_divided else nullcontext()
+
     def _losses(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Summed loss, losses_N of the batch's targets in row order, and where they stand."""
         hidden_ND, labels_N = self._hidden(batch)
@@ -225,7 +251,12 @@ class TorchEngine:
         return total, losses_N, batch.labels_BT != IGNORED
 
     def _hidden(self, batch: PackedBatch) -> tuple[torch.Tensor, np.ndarray]:
-        """Hidden_ND at the batch's targets in row order, and labels_N."""
+        """Hidden_ND at the batch's targets in row order, and labels_N.
+
+        A batch of no rows goes through as one token that is no target.
+        """
+        if not len(batch.tokens_BT):
+            batch = _ONE_TOKEN
         is_real_BT = batch.segments_BT > 0
         tokens_M = batch.tokens_BT[is_real_BT]
         labels_M = batch.labels_BT[is_real_BT]

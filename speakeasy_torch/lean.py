@@ -78,14 +78,14 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     else:  # bitsandbytes may return a view, which must stay as it is for its backward pass
         inner_MR = linear(hidden_MI, inner_RI)
         result = torch.addmm(base(hidden_MI), inner_MR, outer_OR.T, alpha=scale)
-    return result.view(*hidden.shape[:-1], -1)
+    return result.view(*hidden.shape[:-1], result.shape[-1])
 
 
 def _plain(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     if not is_frozen(layer):
         return linear(hidden, layer.weight, layer.bias)
     result = _Frozen.apply(hidden.flatten(0, -2), layer.weight, layer.bias)
-    return result.view(*hidden.shape[:-1], -1)
+    return result.view(*hidden.shape[:-1], result.shape[-1])
 
 
 def is_frozen(layer: Any) -> bool:

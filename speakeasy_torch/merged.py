@@ -126,7 +126,7 @@ def _forward(layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         layer.outer_OR,
         layer.scale,
     )
-    return result.view(*hidden.shape[:-1], -1)
+    return result.view(*hidden.shape[:-1], result.shape[-1])
 
 
 def _feed_forward(mlp: _FeedForward, hidden: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from speakeasy.weights.adapters import select_layers
 from speakeasy.weights.checkpoint import complete_config, linear_layers, read_config
 from speakeasy.weights.lora import MAGNITUDE_SUFFIX
 from speakeasy_torch.attention import NAME as ATTENTION
+from speakeasy_torch.sharding import around_blocks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER = "default"
@@ -32,6 +33,8 @@ def device() -> torch.device:
 
 def load_base(options: EngineOptions) -> Any:
     """The frozen causal language model, from safetensors only, never with code of its own.
+
+    Blocks that are to be divided among processes stay on the CPU (``sharding.shard``).
 
     Raises:
         ModelError: the weights do not fit the config.
@@ -76,7 +79,8 @@ def load_base(options: EngineOptions) -> Any:
     if options.use_4bit:
         _keep_differentiable(model)
     else:
-        model.to(device())
+        for module in around_blocks(model) if options.fsdp else [model]:
+            module.to(device())
     model.requires_grad_(False)
     model.config.use_cache = False
     if options.gradient_checkpointing:

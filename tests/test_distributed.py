@@ -81,6 +81,14 @@ def pretraining(model: Path, text: Path, out: Path) -> list[str]:
     return ["pretrain", *(str(w) for name, value in options.items() for w in (f"--{name}", value))]
 
 
+def same_losses(one: Path, two: Path, **tolerance: float) -> None:
+    """Two runs had the same losses, in training and on the held-out set."""
+    for name in LOSS:
+        np.testing.assert_allclose(column(two, name), column(one, name), err_msg=name, **tolerance)
+    scores = [[r["eval_loss"] for r in Run.open(run).evaluations()] for run in (one, two)]
+    np.testing.assert_allclose(scores[1], scores[0], **tolerance)
+
+
 class Runs:
     """What one and two processes made on a backend."""
 
@@ -121,11 +129,7 @@ class Runs:
         )
 
     def same_losses(self, one: str, two: str, **tolerance: float) -> None:
-        for name in LOSS:
-            found, expected = (column(self.at / run, name) for run in (two, one))
-            np.testing.assert_allclose(found, expected, err_msg=name, **tolerance)
-        scores = [[r["eval_loss"] for r in Run.open(self.at / n).evaluations()] for n in (one, two)]
-        np.testing.assert_allclose(scores[1], scores[0], **tolerance)
+        same_losses(self.at / one, self.at / two, **tolerance)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,31 @@ def test_the_refusal_of_the_hopeless_and_how_to_overrule_it() -> None:
     assert place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(2), force=True).rows_per_pass == 1
 
 
+def test_processes_of_torch_are_told_to_divide_the_model_where_that_helps() -> None:
+    with pytest.raises(DoesNotFitError, match=r"it would fit with --fsdp( |$)") as caught:
+        place(CONFIG, LLAMA_8B, ADAPTER, "torch", gpu(16), processes=4)
+    options = str(caught.value).split("fit with ")[1].split()
+    recomputed = True if "--gradient-checkpointing" in options else None
+    divided = replace(CONFIG, fsdp=True, gradient_checkpointing=recomputed)
+    place(divided, LLAMA_8B, ADAPTER, "torch", gpu(16), processes=4)
+    with pytest.raises(DoesNotFitError, match="it would fit with --use-4bit"):
+        place(CONFIG, LLAMA_8B, ADAPTER, "mlx", gpu(16), processes=4)
+    with pytest.raises(DoesNotFitError) as caught:
+        place(divided, LLAMA_8B, ADAPTER, "torch", gpu(2), processes=4)
+    assert "4bit" not in str(caught.value)
+
+
+def test_of_a_divided_model_a_process_holds_its_part_and_two_blocks() -> None:
+    config = replace(CONFIG, batch_size=1)
+    whole = place(config, LLAMA_8B, ADAPTER, "torch", gpu(640), processes=8).estimate
+    config = replace(config, fsdp=True)
+    divided = place(config, LLAMA_8B, ADAPTER, "torch", gpu(640), processes=8).estimate
+    embeddings = 2 * 2 * LLAMA_8B.vocab_size * LLAMA_8B.hidden_size
+    blocks = whole.weights - embeddings
+    assert divided.weights == pytest.approx(embeddings + blocks * (1 / 8 + 2 / 32), abs=1)
+    assert replace(divided, weights=whole.weights) == whole
+
+
 def test_recomputing_is_not_decided_for_the_user_on_mlx() -> None:
     mac = Device("metal", "a Mac", int(20e9), "bfloat16", "")
     with pytest.raises(DoesNotFitError):

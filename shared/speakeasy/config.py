@@ -156,6 +156,7 @@ class JobConfig:
     Attributes:
         model: ``starter``, a directory in Hugging Face format, or a name on the Hub.
         use_4bit: hold the frozen base in 4 bits (NF4 through bitsandbytes; MLX's affine 4 bits).
+        fsdp: divide the frozen blocks among the processes (torch), for models that do not fit.
         gradient_checkpointing: recompute activations in the backward pass; None lets the
             pre-flight decide by memory (torch) or leaves it off (MLX).
         num_epochs: passes over the data, where ``max_steps`` is 0.
@@ -170,6 +171,7 @@ class JobConfig:
     backend: BackendName = "auto"
     precision: Precision = "auto"
     use_4bit: bool = False
+    fsdp: bool = False
     gradient_checkpointing: bool | None = None
     num_epochs: int = 3
     max_steps: int = 0
@@ -190,6 +192,10 @@ class JobConfig:
             _at_least("--" + name.replace("_", "-"), getattr(self, name), 0, "the number")
         if self.seed >= 1 << 32:
             raise UsageError(f"--seed {self.seed}: expected a number below 2**32")
+        if self.fsdp and self.use_4bit:
+            raise UsageError(
+                "--fsdp: a base in 4 bits (--use-4bit) cannot be divided; leave one of them out"
+            )
 
     @property
     def rows_per_step(self) -> int:
@@ -251,6 +257,11 @@ class PretrainConfig(JobConfig):
         _at_least("--fit-rows", self.fit_rows, 0, "the number")
         if self.train == "full" and self.use_4bit:
             raise UsageError("--use-4bit: --train full changes every weight; leave one of them out")
+        if self.train == "full" and self.fsdp:
+            raise UsageError(
+                "--fsdp: divides frozen weights, and --train full freezes none; leave one of them "
+                "out"
+            )
         if self.train == "full" and self.precision not in ("auto", "float32"):
             raise UsageError(
                 f"--precision {self.precision}: --train full keeps the weights in float32; leave "

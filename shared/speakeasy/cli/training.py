@@ -140,10 +140,11 @@ def show_preflight(session: Session) -> None:
         f"{adapter}{session.trainable_parameters:,} trainable parameters ({share:.1%} of the model)"
     )
     checkpointing = ", activations recomputed" if placement.gradient_checkpointing else ""
+    divided = f", blocks divided by {session.group.size}" if session.config.fsdp else ""
     say(
         f"memory: about {gigabytes(placement.estimate.total)} of "
         f"{gigabytes(session.device.memory)} free; {session.config.precision}, "
-        f"{placement.rows_per_pass} rows at a time{checkpointing}"
+        f"{placement.rows_per_pass} rows at a time{checkpointing}{divided}"
     )
     rows, size = session.config.rows_per_step, session.group.size
     if rows < size:

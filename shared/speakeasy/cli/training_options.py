@@ -21,6 +21,7 @@ JOB_FIELDS: Fields = {
     "backend": "backend",
     "precision": "precision",
     "use_4bit": "use_4bit",
+    "fsdp": "fsdp",
     "gradient_checkpointing": "gradient_checkpointing",
     "num_epochs": "num_epochs",
     "max_steps": "max_steps",
@@ -171,6 +172,12 @@ def job_options(function: F) -> F:
                 help="Hold the frozen base in 4 bits (QLoRA).  [default: no]",
             ),
             names(
+                "--fsdp/--no-fsdp",
+                default=None,
+                help="Divide the frozen blocks among the processes, for models that do not fit "
+                "(torchrun).  [default: no]",
+            ),
+            names(
                 "--gradient-checkpointing/--no-gradient-checkpointing",
                 default=None,
                 help="Recompute activations: less memory, a third slower.  "
@@ -201,9 +208,9 @@ def run_options(function: F) -> F:
                 "--resume",
                 is_flag=True,
                 help="Go on with the run in --output-dir. No other option is needed; --backend, "
-                "--precision, --use-4bit, --gradient-checkpointing, --save-every and --report-to "
-                "may change, and --model and the data's options say where the same files lie on "
-                "another machine.",
+                "--precision, --use-4bit, --fsdp, --gradient-checkpointing, --save-every and "
+                "--report-to may change, and --model and the data's options say where the same "
+                "files lie on another machine.",
             ),
             click.option(
                 "--dry-run", is_flag=True, help="Everything up to the first step; begins no run."

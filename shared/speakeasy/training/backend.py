@@ -87,6 +87,8 @@ class EngineOptions:
         rows: rows of the embedding and output matrices that have values of their own; trained
             where there is an optimizer.
         full: train every weight of the model, held in float32.
+        fsdp: divide the frozen blocks among the processes of ``group`` (torch). Then all of them
+            make every pass: of no rows, or of the same ones, where they have nothing else.
         optimizer: None for an engine that only evaluates and generates.
         seed: of the dropout.
         group: the processes whose gradients ``apply`` adds up.
@@ -100,6 +102,7 @@ class EngineOptions:
     adapter: Mapping[str, np.ndarray] | None = None
     rows: TrainedRows | None = None
     full: bool = False
+    fsdp: bool = False
     optimizer: OptimizerConfig | None = None
     seed: int = 0
     group: Group = ALONE
@@ -143,7 +146,8 @@ class Engine(Protocol):
     def accumulate(self, batch: PackedBatch, scale: float) -> Scalar:
         """Add the gradient of ``scale`` x (sum of the batch's target losses, nats).
 
-        Returns the sum of the target losses, not scaled.
+        Returns the sum of the target losses, not scaled. A batch may have no rows, and then adds
+        nothing.
         """
         ...
 
@@ -160,7 +164,10 @@ class Engine(Protocol):
         ...
 
     def token_losses(self, batch: PackedBatch) -> np.ndarray:
-        """Losses_BT float32, nats; 0 where there is no target. Dropout is off."""
+        """Losses_BT float32, nats; 0 where there is no target. Dropout is off.
+
+        A batch may have no rows.
+        """
         ...
 
     def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

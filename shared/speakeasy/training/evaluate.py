@@ -76,10 +76,9 @@ def held_out_loss(
     for start in range(0, len(rows), rows_at_once):
         whole = build_batch(items, rows[start : start + rows_at_once], row_length)
         batch = whole.rows(group.rank, None, group.size)
-        if len(batch.tokens_BT):
-            losses_BT = engine.token_losses(batch)
-            scored_BT = batch.labels_BT != IGNORED
-            np.add.at(nats, batch.items_BT[scored_BT], losses_BT[scored_BT].astype(np.float64))
+        losses_BT = engine.token_losses(batch)
+        scored_BT = batch.labels_BT != IGNORED
+        np.add.at(nats, batch.items_BT[scored_BT], losses_BT[scored_BT].astype(np.float64))
         target_tokens += whole.target_count
         advance(sum(len(row) for row in rows[start : start + rows_at_once]))
     return HeldOutLoss(

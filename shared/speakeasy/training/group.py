@@ -1,9 +1,9 @@
 """Processes that train one run together, and what they say to each other.
 
-Each holds the whole model and computes its share of a step's rows. The engines add up the
-gradients, so all take the same step. Process 0 leads: it alone writes files and speaks. Whatever is
-to be known to all goes through ``gather`` and ``broadcast``, which every process must call at the
-same point of its way.
+Each holds the whole model, or its part of one that is divided, and computes its share of a step's
+rows. The engines add up the gradients, so all take the same step. Process 0 leads: it alone writes
+files and speaks. Whatever is to be known to all goes through ``gather`` and ``broadcast``, which
+every process must call at the same point of its way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from speakeasy.errors import BackendError, first_line
+from speakeasy.training.memory import out_of_memory
 
 T = TypeVar("T")
 PATIENCE_S = 10.0
@@ -75,10 +76,13 @@ def connected() -> Iterator[None]:
 
     Raises:
         BackendError: a connection broke, and the lifeline has not ended this process meanwhile.
+        RuntimeError: memory ran out.
     """
     try:
         yield
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         time.sleep(PATIENCE_S)
         raise BackendError(
             f"the processes of this run have lost each other ({first_line(error)}); see that all "

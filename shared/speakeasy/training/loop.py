@@ -183,8 +183,8 @@ class Fit:
     def _update(self, batch: PackedBatch, step: int, rate: float) -> tuple[float, float]:
         """One optimizer step; returns the batch's loss in nats and the gradient norm.
 
-        Each process takes its share of the rows. The scale is that of the whole step, so that the
-        sum of their gradients is the gradient.
+        Each process takes its share of the rows, and part in every pass, with no rows if need be.
+        The scale is that of the whole step, so that the sum of their gradients is the gradient.
         """
         self.engine.seed_step(step)
         scale = 1 / batch.target_count
@@ -194,8 +194,7 @@ class Fit:
             self._obey_stop()
             whole = batch.rows(start, start + rows_at_once)
             part = whole.rows(self.group.rank, None, self.group.size)
-            if len(part.tokens_BT):
-                losses.append(self.engine.accumulate(part, scale))
+            losses.append(self.engine.accumulate(part, scale))
             self.watcher.on_rows(whole.token_count)
         nats = float(total(self.group, np.array(sum(float(loss) for loss in losses))))
         norm = self.engine.apply(rate) if math.isfinite(nats) else nats

@@ -60,6 +60,13 @@ def available_bytes() -> int:
         return free
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; every framework has its own words for that."""
+    said = str(error).lower()
+    signs = ("out of memory", "memory allocation", "can't allocate", "unable to allocate", "malloc")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
+
+
 def attended(lengths: Sequence[int]) -> int:
     """Mean length of the segment that a token lies in, tokens: long segments hold more of them."""
     return round(sum(length * length for length in lengths) / sum(lengths))
@@ -97,8 +104,9 @@ def estimate(
     gradient_checkpointing: bool,
     whole: bool = False,
     beside_sums: int = 0,
+    divided_by: int = 1,
 ) -> MemoryEstimate:
-    """Memory of a training step.
+    """Memory of a training step, in one process.
 
     Args:
         kind: of the device, see ``backend.Device``.
@@ -109,12 +117,19 @@ def estimate(
         whole: every weight is trained, so none is frozen beside the trained ones; and when a state
             is saved, the process's copies of weights and moments are as large as these.
         beside_sums: bytes of frozen weights beside their sums with adapters (``merging``).
+        divided_by: processes among which the blocks are divided. Each holds its part of them, and
+            two blocks whole: the one that is computed, and the next, which is gathered meanwhile.
+            The embedding and output matrices stay whole. (A model that is converted to another
+            type while it is loaded is in the machine's memory once a process; not in a GPU's.)
     """
     width = BYTES[precision]
     head = shape.vocab_size * shape.hidden_size
     embeddings = head * (1 if shape.tied else 2)
     linears = shape.parameter_count - embeddings
     weights = embeddings * width + linears * (NF4_BYTES if use_4bit else width)
+    if divided_by > 1:
+        share = min(1.0, 1 / divided_by + 2 / shape.layers)
+        weights = width * (embeddings + linears * share)
     if shape.quantization is not None:
         weights = shape.bytes_on_disk
     if whole:

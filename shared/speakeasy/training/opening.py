@@ -82,6 +82,7 @@ def open_engine(
             adapter=adapter,
             rows=session.rows,
             full=isinstance(config, PretrainConfig) and config.train == "full",
+            fsdp=config.fsdp,
             optimizer=config.optimizer,
             seed=config.seed,
             group=group,
@@ -119,13 +120,14 @@ def _fit_rows(
 ) -> Fitted | None:
     """Fit new rows to the base's predictions, and put them in, where the plan has it so.
 
-    Process 0 fits them, and gives them to the others.
+    Process 0 fits them, and gives them to the others. Of a model that is divided no process can
+    compute alone: then all do the same, and what process 0 finds counts.
     """
     config, rows, group = session.config, session.rows, session.group
     if not isinstance(config, PretrainConfig) or not config.fit_rows or rows is None:
         return None
     fitted = None
-    if group.rank == 0:
+    if group.rank == 0 or config.fsdp:
         fitted = _fitted(session, config, rows, engine, say, bar)
     values = shared_tensors(group, fitted.rows.tensors() if fitted else {})
     if values:

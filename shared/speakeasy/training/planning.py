@@ -12,7 +12,7 @@ import numpy as np
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import RenderedSet
 from speakeasy.config import PretrainConfig, TrainConfig
-from speakeasy.errors import ModelError
+from speakeasy.errors import ModelError, UsageError
 from speakeasy.training.backend import Device, Selection, open_backend, select
 from speakeasy.training.group import ALONE, Group, processes_here
 from speakeasy.training.memory import attended
@@ -58,6 +58,7 @@ def plan(
     """
     check_installed(config.report_to)
     selection = selection or select(config.backend)
+    _check_divisible(config, selection, group)
     backend = open_backend(selection.name)
     device = _share(backend.describe_device(), group)
     together = "" if group.size == 1 else f", {group.size} processes"
@@ -96,6 +97,7 @@ def plan(
         selection.name,
         device,
         segment=attended(item_lengths(prepared.train.items)),
+        processes=group.size,
         force=force,
     )
     return Session(
@@ -137,6 +139,24 @@ def trainable_parameters(
     if config.lora.dora:
         adapter += sum(out for out, _ in layers.values())
     return adapter + sum(values.size for values in (rows.tensors().values() if rows else ()))
+
+
+def _check_divisible(
+    config: TrainConfig | PretrainConfig, selection: Selection, group: Group
+) -> None:
+    """Whether the model can be divided here, where the plan has it so."""
+    if not config.fsdp:
+        return
+    if selection.name != "torch":
+        raise UsageError(
+            f"--fsdp: the {selection.name} backend cannot divide a model; leave it out, go on with "
+            "--no-fsdp, or start processes of torch with torchrun"
+        )
+    if group.size == 1:
+        raise UsageError(
+            "--fsdp: divides the model among processes, and this one was started alone; start two "
+            "or more with torchrun (docs/distributed.md), or go on with --no-fsdp"
+        )
 
 
 def _check_supported(

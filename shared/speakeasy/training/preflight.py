@@ -36,6 +36,7 @@ def place(
     device: Device,
     *,
     segment: int | None = None,
+    processes: int = 1,
     force: bool = False,
 ) -> Placement:
     """The fastest placement that fits: many rows at once on a GPU, one on a CPU (where more
@@ -45,21 +46,45 @@ def place(
         config: with precision resolved.
         segment: tokens of the conversation or piece within which a token attends, in the mean over
             tokens; None for the worst, a whole row.
+        processes: that train together; a plan may divide the model among them.
         force: take the leanest placement even if it does not fit.
 
     Raises:
         DoesNotFitError: none fits; says what would.
     """
+
+    def estimated(config: JobConfig, rows: int, checkpointing: bool) -> MemoryEstimate:
+        return estimate(
+            shape,
+            config.lora,
+            trainable,
+            backend=backend,
+            kind=device.kind,
+            precision=config.precision,
+            use_4bit=config.use_4bit or shape.quantization is not None,
+            row_length=config.row_length,
+            segment=min(segment or config.row_length, config.row_length),
+            rows_per_pass=rows,
+            gradient_checkpointing=checkpointing,
+            whole=_whole(config),
+            beside_sums=bytes_beside(shape, config),
+            divided_by=processes if config.fsdp else 1,
+        )
+
     leanest = None
     for rows, checkpointing in _candidates(config, backend, device):
-        needed = _estimate(config, shape, trainable, backend, device, segment, rows, checkpointing)
+        needed = estimated(config, rows, checkpointing)
         leanest = Placement(rows, checkpointing, needed)
         if needed.total <= device.memory:
             return leanest
     assert leanest is not None
     if force:
         return leanest
-    advice = _advice(config, shape, trainable, backend, device, segment)
+    advice = "take a smaller model, or free memory; --force tries all the same"
+    for options, changed in _changes(config, can_divide=backend == "torch" and processes > 1):
+        if estimated(changed, 1, bool(changed.gradient_checkpointing)).total <= device.memory:
+            advice = f"it would fit with {options}"
+            break
     raise DoesNotFitError(
         f"training needs about {gigabytes(leanest.estimate.total)} and {device.name} has "
         f"{gigabytes(device.memory)} free; {advice}"
@@ -86,59 +111,25 @@ def _candidates(config: JobConfig, backend: str, device: Device) -> Iterator[tup
             yield rows, checkpointing
 
 
-def _estimate(
-    config: JobConfig,
-    shape: ModelShape,
-    trainable: int,
-    backend: str,
-    device: Device,
-    segment: int | None,
-    rows: int,
-    checkpointing: bool,
-) -> MemoryEstimate:
-    return estimate(
-        shape,
-        config.lora,
-        trainable,
-        backend=backend,
-        kind=device.kind,
-        precision=config.precision,
-        use_4bit=config.use_4bit or shape.quantization is not None,
-        row_length=config.row_length,
-        segment=min(segment or config.row_length, config.row_length),
-        rows_per_pass=rows,
-        gradient_checkpointing=checkpointing,
-        whole=_whole(config),
-        beside_sums=bytes_beside(shape, config),
-    )
+def _changes(config: JobConfig, *, can_divide: bool) -> Iterator[tuple[str, JobConfig]]:
+    """Changes that may make a plan fit, those first that cost least.
 
-
-def _advice(
-    config: JobConfig,
-    shape: ModelShape,
-    trainable: int,
-    backend: str,
-    device: Device,
-    segment: int | None,
-) -> str:
-    """The first change, or set of changes, that makes the plan fit."""
-    recomputed = replace(config, gradient_checkpointing=True)
-    changes = [("--gradient-checkpointing", recomputed)]
-    leanest = "--gradient-checkpointing", recomputed
+    Args:
+        can_divide: there are processes among which the model can be divided.
+    """
+    leanest = "--gradient-checkpointing", replace(config, gradient_checkpointing=True)
+    yield leanest
     if not _whole(config):
-        leanest = f"--use-4bit {leanest[0]}", replace(recomputed, use_4bit=True)
-        changes += [("--use-4bit", replace(config, use_4bit=True)), leanest]
-    changes += [
-        (f"{leanest[0]} --max-length {length}", _shorter(leanest[1], length))
-        for length in (512, 256)
-        if length < config.row_length
-    ]
-    for options, changed in changes:
-        checkpointing = bool(changed.gradient_checkpointing)
-        needed = _estimate(changed, shape, trainable, backend, device, segment, 1, checkpointing)
-        if needed.total <= device.memory:
-            return f"it would fit with {options}"
-    return "take a smaller model, or free memory; --force tries all the same"
+        if can_divide and not config.fsdp and not config.use_4bit:
+            yield "--fsdp", replace(config, fsdp=True)
+            yield f"--fsdp {leanest[0]}", replace(leanest[1], fsdp=True)
+        if not config.fsdp:
+            yield "--use-4bit", replace(config, use_4bit=True)
+            leanest = f"--use-4bit {leanest[0]}", replace(leanest[1], use_4bit=True)
+            yield leanest
+    for length in (512, 256):
+        if length < config.row_length:
+            yield f"{leanest[0]} --max-length {length}", _shorter(leanest[1], length)
 
 
 def _shorter(config: JobConfig, length: int) -> JobConfig:

@@ -15,6 +15,7 @@ from speakeasy.training import results
 from speakeasy.training.backend import Backend, Device, Selection
 from speakeasy.training.group import ALONE, Group, barrier
 from speakeasy.training.loop import Fit, Record, Watcher
+from speakeasy.training.memory import out_of_memory
 from speakeasy.training.preflight import Placement
 from speakeasy.training.prepare import Prepared
 from speakeasy.training.run import Run
@@ -140,7 +141,7 @@ def train(session: Session, run: Run, opened: Opened, watcher: Watcher) -> Recor
         except DivergedError as error:
             raise _with_best(session, run, fit, error) from None
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise DoesNotFitError(
                 f"memory ran out after step {fit.progress.step}; the states in {run.states} are "
@@ -163,13 +164,6 @@ def _with_best(session: Session, run: Run, fit: Fit, error: DivergedError) -> Di
         error = DivergedError(f"{error}; the best weights so far, of step {step}, are in {where}")
     barrier(session.group)
     return error
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; every framework has its own words for that."""
-    said = str(error).lower()
-    signs = ("out of memory", "memory allocation", "can't allocate", "unable to allocate", "malloc")
-    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 def environment(session: Session) -> Record:
