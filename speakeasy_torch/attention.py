@@ -5,12 +5,13 @@ block that the mask then throws away. Run on each segment by itself, the plain c
 does only the work that counts. The segments' bounds are known on the host, so nothing waits
 for the device.
 
-Registered with transformers under NAME: without ``bounds`` (generation) it is transformers'
+Registered with transformers under NAME: without ``segments`` (generation) it is transformers'
 own scaled-dot-product attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,11 +24,24 @@ from transformers.masking_utils import sdpa_mask
 NAME = "speakeasy_packed"
 
 
+class Segments:
+    """Where the conversations of one flat row lie.
+
+    Attributes:
+        lengths: positions of each, in order.
+    """
+
+    def __init__(self, bounds: Sequence[int]) -> None:
+        """Segment ``i`` is ``bounds[i]:bounds[i + 1]``."""
+        self.lengths = [stop - start for start, stop in pairwise(bounds)]
+
+
 def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
 
 
+@torch.compiler.disable
 def packed_attention(
     module: torch.nn.Module,
     query_BHTD: torch.Tensor,
@@ -35,16 +49,17 @@ def packed_attention(
     value_BGTD: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    bounds: tuple[int, ...] | None = None,
+    segments: Segments | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **extra: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment ``bounds[i]:bounds[i + 1]`` of one flat row.
+    """Causal attention within each of the ``segments`` of one flat row.
 
-    H query heads share G key heads. Returns (1, T, H, D), as transformers expects.
+    H query heads share G key heads. Returns (1, T, H, D), as transformers expects. torch.compile
+    leaves it alone: the number of segments changes from row to row.
     """
-    if bounds is None:
+    if segments is None:
         return sdpa_attention_forward(
             module,
             query_BHTD,
@@ -56,11 +71,10 @@ def packed_attention(
             **extra,
         )
     pieces = []
-    lengths = [stop - start for start, stop in pairwise(bounds)]
     # Split, not sliced: each slice's gradient would be as large as the whole.
     whole = (query_BHTD, key_BGTD, value_BGTD)
-    segments = (part.split(lengths, dim=2) for part in whole)
-    for query, key, value, length in zip(*segments, lengths, strict=True):
+    parts = (tensor.split(segments.lengths, dim=2) for tensor in whole)
+    for query, key, value, length in zip(*parts, segments.lengths, strict=True):
         windowed = sliding_window is not None and length > sliding_window
         pieces.append(
             scaled_dot_product_attention(

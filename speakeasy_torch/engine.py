@@ -16,6 +16,8 @@ from speakeasy.training.group import connected, dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import Measure, best_rate
 from speakeasy_torch import generate as generation
+from speakeasy_torch.attention import Segments
+from speakeasy_torch.compiled import check_compiler, compile_blocks
 from speakeasy_torch.heap import Heap
 from speakeasy_torch.last_block import narrow
 from speakeasy_torch.lean import make_lean
@@ -77,17 +79,22 @@ class TorchEngine:
         if self._device.type == "cuda" and options.precision != "float32":
             # The adapter is float32; TF32 is precise enough beside 16-bit activations.
             torch.set_float32_matmul_precision("high")
+        if options.compile:
+            check_compiler(self._device)
         self._model = load_base(options)
         self._rows = Rows(self._model, options.rows) if options.rows else None
         self._parameters = unfreeze(self._model) if options.full else {}
         if options.lora:
             self._parameters |= adapt(self._model, options)
         make_lean(self._model, ADAPTER)
-        self._merged = None if options.fsdp else Merged(self._model, ADAPTER)
+        added = options.fsdp or options.compile  # neither of which bears sums (training.merging)
+        self._merged = None if added else Merged(self._model, ADAPTER)
         self._narrow = narrow(self._model)
         self._is_divided = options.fsdp
         if options.fsdp:
             shard(self._model, self._parameters.values(), self._device, options.group)
+        if options.compile:
+            compile_blocks(self._model)
         if self._rows is not None:
             self._parameters |= self._rows.parameters
         self._optimizer = self._adamw(options.optimizer) if options.optimizer else None
@@ -275,7 +282,7 @@ class TorchEngine:
             # Any mask of four dimensions keeps transformers from building one of M x M.
             attention_mask=self._no_mask,
             use_cache=False,
-            bounds=bounds,
+            segments=Segments(bounds),
             scored=scored_N if self._narrow else None,
         ).last_hidden_state[0]
         return found if self._narrow else found[scored_N], labels_M[index_N]

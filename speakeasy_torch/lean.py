@@ -5,6 +5,7 @@ operations, each of which writes a new tensor. On a CPU, where such a pass moves
 small product reads, they took a third of a step (``benchmarks.step``). Here the same formulas write
 in place where nobody needs what was there, and keep less for the backward pass. Weights and module
 names stay as the libraries have them; a layer that is none of those known here stays as it is.
+To torch.compile, which finds these formulas by itself, the libraries' own are shown.
 
 Shapes: M positions, D width, I and O a layer's inputs and outputs, R rank.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
+from torch.compiler import is_compiling
 from torch.nn.functional import linear, silu
 
 from speakeasy_torch.products import prefers_onednn, product
@@ -73,6 +75,8 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     hidden_MI, scale = hidden.flatten(0, -2), layer.scaling[name]
     inner_RI = layer.lora_A[name].weight.to(kind)
     outer_OR = layer.lora_B[name].weight.to(kind)
+    if is_compiling():
+        return base(hidden) + linear(linear(hidden, inner_RI), outer_OR) * scale
     if is_frozen(base):
         result = _Adapted.apply(hidden_MI, base.weight, base.bias, inner_RI, outer_OR, scale)
     else:  # bitsandbytes may return a view, which must stay as it is for its backward pass
@@ -82,7 +86,7 @@ def _adapted(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _plain(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    if not is_frozen(layer):
+    if is_compiling() or not is_frozen(layer):
         return linear(hidden, layer.weight, layer.bias)
     result = _Frozen.apply(hidden.flatten(0, -2), layer.weight, layer.bias)
     return result.view(*hidden.shape[:-1], result.shape[-1])
@@ -98,10 +102,14 @@ def is_frozen(layer: Any) -> bool:
 
 
 def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    if is_compiling():
+        return type(norm).forward(norm, hidden)
     return _RmsNorm.apply(hidden, norm.weight, norm.variance_epsilon)
 
 
 def _gated(mlp: Any, hidden: torch.Tensor) -> torch.Tensor:
+    if is_compiling():
+        return type(mlp).forward(mlp, hidden)
     return mlp.down_proj(_SiluGate.apply(mlp.gate_proj(hidden), mlp.up_proj(hidden)))
 
 
@@ -115,7 +123,7 @@ def _replace_rotation(model: Any) -> None:
     def rotate(
         query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **axis: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if axis or cos.shape[-1] != query.shape[-1]:
+        if is_compiling() or axis or cos.shape[-1] != query.shape[-1]:
             return own(query, key, cos, sin, **axis)
         return _Rotation.apply(query, cos, sin), _Rotation.apply(key, cos, sin)
 

@@ -159,6 +159,7 @@ class JobConfig:
         fsdp: divide the frozen blocks among the processes (torch), for models that do not fit.
         gradient_checkpointing: recompute activations in the backward pass; None lets the
             pre-flight decide by memory (torch) or leaves it off (MLX).
+        compile: have torch.compile make programs of the decoder's blocks; torch alone.
         num_epochs: passes over the data, where ``max_steps`` is 0.
         max_steps: optimizer steps; 0 to go by epochs.
         batch_size: packed rows of a step (times ``grad_accumulation``).
@@ -173,6 +174,7 @@ class JobConfig:
     use_4bit: bool = False
     fsdp: bool = False
     gradient_checkpointing: bool | None = None
+    compile: bool = False
     num_epochs: int = 3
     max_steps: int = 0
     batch_size: int = 4

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 CHANGEABLE = {"report_to", "save_every"}
 """Options that may differ when a run is resumed: they do not touch its course."""
 
-MOVABLE = {"backend", "precision", "use_4bit", "fsdp", "gradient_checkpointing", "model", *PATHS}
+MOVABLE = {
+    "backend",
+    "precision",
+    "use_4bit",
+    "fsdp",
+    "gradient_checkpointing",
+    "compile",
+    "model",
+    *PATHS,
+}
 """Options that say on what, and from where, a run goes on; they may differ, too."""
 
 

@@ -141,10 +141,11 @@ def show_preflight(session: Session) -> None:
     )
     checkpointing = ", activations recomputed" if placement.gradient_checkpointing else ""
     divided = f", blocks divided by {session.group.size}" if session.config.fsdp else ""
+    compiled = ", blocks compiled" if session.config.compile else ""
     say(
         f"memory: about {gigabytes(placement.estimate.total)} of "
         f"{gigabytes(session.device.memory)} free; {session.config.precision}, "
-        f"{placement.rows_per_pass} rows at a time{checkpointing}{divided}"
+        f"{placement.rows_per_pass} rows at a time{checkpointing}{divided}{compiled}"
     )
     rows, size = session.config.rows_per_step, session.group.size
     if rows < size:

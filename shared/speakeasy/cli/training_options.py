@@ -23,6 +23,7 @@ JOB_FIELDS: Fields = {
     "use_4bit": "use_4bit",
     "fsdp": "fsdp",
     "gradient_checkpointing": "gradient_checkpointing",
+    "compile": "compile",
     "num_epochs": "num_epochs",
     "max_steps": "max_steps",
     "batch_size": "batch_size",
@@ -184,6 +185,12 @@ def job_options(function: F) -> F:
                 "[default: torch: if it would not fit otherwise; mlx: no]",
             ),
             names(
+                "--compile/--no-compile",
+                default=None,
+                help="torch: compile the blocks when the first batch comes; needs triton (CUDA) or "
+                "a C++ compiler (CPU).  [default: no]",
+            ),
+            names(
                 "--report-to",
                 multiple=True,
                 type=click.Choice(["tensorboard", "wandb", "trackio"]),
@@ -208,7 +215,7 @@ def run_options(function: F) -> F:
                 "--resume",
                 is_flag=True,
                 help="Go on with the run in --output-dir. No other option is needed; --backend, "
-                "--precision, --use-4bit, --fsdp, --gradient-checkpointing, --save-every and "
+                "--precision, --use-4bit, --fsdp, --gradient-checkpointing, --compile, --save-every and "
                 "--report-to may change, and --model and the data's options say where the same "
                 "files lie on another machine.",
             ),

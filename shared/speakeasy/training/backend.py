@@ -81,6 +81,7 @@ class EngineOptions:
     Attributes:
         model: directory in Hugging Face format.
         precision: type of the frozen weights and of the activations; never ``auto``.
+        compile: have torch.compile make programs of the decoder's blocks; torch alone.
         lora: shape of the adapter; None for none.
         adapter: canonical LoRA tensors to start from (float32, see ``weights.adapters``). Without
             magnitudes, DoRA starts from the rows' lengths, so that it changes nothing yet.
@@ -98,6 +99,7 @@ class EngineOptions:
     precision: Precision
     use_4bit: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
     lora: LoraConfig | None = None
     adapter: Mapping[str, np.ndarray] | None = None
     rows: TrainedRows | None = None

@@ -78,6 +78,7 @@ def open_engine(
             precision=config.precision,
             use_4bit=config.use_4bit,
             gradient_checkpointing=session.placement.gradient_checkpointing,
+            compile=config.compile,
             lora=config.lora if session.layers else None,
             adapter=adapter,
             rows=session.rows,

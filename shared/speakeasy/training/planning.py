@@ -12,7 +12,7 @@ import numpy as np
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import RenderedSet
 from speakeasy.config import PretrainConfig, TrainConfig
-from speakeasy.errors import ModelError, UsageError
+from speakeasy.errors import BackendError, ModelError, UsageError
 from speakeasy.training.backend import Device, Selection, open_backend, select
 from speakeasy.training.group import ALONE, Group, processes_here
 from speakeasy.training.memory import attended
@@ -166,6 +166,11 @@ def _check_supported(
         raise ModelError(
             f"--model {config.model}: architecture {shape.model_type!r} is not supported; "
             f"expected one of {', '.join(SUPPORTED)}"
+        )
+    if config.compile and selection.name != "torch":
+        raise BackendError(
+            f"--compile: is for the torch backend, and this run is on {selection.name}, which "
+            "compiles what it can by itself; give --no-compile"
         )
     stored = shape.quantization
     if stored and isinstance(config, PretrainConfig):
