@@ -271,6 +271,8 @@ class TorchEngine:
         index_N = np.flatnonzero(labels_M != IGNORED)
         scored_N = self._tensor(index_N)
         bounds = (*np.flatnonzero(positions_M == 0).tolist(), len(positions_M))
+        # int() is on the device: nothing waits.
+        offsets = self._tensor(np.array(bounds)).int() if self._device.type == "cuda" else None
         inputs = (
             {"input_ids": self._tensor(tokens_M)[None]}
             if self._rows is None
@@ -282,7 +284,7 @@ class TorchEngine:
             # Any mask of four dimensions keeps transformers from building one of M x M.
             attention_mask=self._no_mask,
             use_cache=False,
-            segments=Segments(bounds),
+            segments=Segments(bounds, offsets),
             scored=scored_N if self._narrow else None,
         ).last_hidden_state[0]
         return found if self._narrow else found[scored_N], labels_M[index_N]
