@@ -5,7 +5,7 @@ computed together, in the forward pass, while a chunk's logits are at hand, and 
 vocabulary's size is kept (the idea of Liger Kernel's fused linear cross-entropy,
 https://arxiv.org/abs/2410.10989). What the backward pass then needs is as small as the hidden
 states, and as the rows of the head that are trained; only a head that is trained whole has a
-gradient of its own size.
+gradient of its own size. On CUDA, Liger Kernel does a chunk of a frozen head (``liger``).
 
 Shapes: N targets, D width, V vocabulary, R trained rows.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from speakeasy_torch import liger
 from speakeasy_torch.products import product
 
 CHUNK_BYTES = 64 * 2**20
@@ -51,7 +52,13 @@ class _TargetLoss(torch.autograd.Function):
         step = chunk_rows(len(labels_N), head_VD.shape[0])
         for start in range(0, len(labels_N), step):
             part = slice(start, start + step)
-            logits_NV = product(hidden_ND[part], head_VD).float()
+            logits_NV = product(hidden_ND[part], head_VD)
+            if not wants_head and not wants_rows and liger.serves(logits_NV):
+                losses_N[part] = liger.losses_and_errors(logits_NV, labels_N[part], wants_any)
+                if hidden_grad_ND is not None:
+                    hidden_grad_ND[part] = logits_NV @ head_VD
+                continue
+            logits_NV = logits_NV.float()
             labels = labels_N[part, None]
             picked_N1 = logits_NV.gather(1, labels)
             # In place, and each exponential once: error = exp(logits - largest) / their sum - 1.
