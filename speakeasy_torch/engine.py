@@ -11,6 +11,7 @@ import torch
 
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig, Precision
+from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.group import connected, dropout_seed
 from speakeasy.training.memory import available_bytes
@@ -80,6 +81,11 @@ class TorchEngine:
             # The adapter is float32; TF32 is precise enough beside 16-bit activations.
             torch.set_float32_matmul_precision("high")
         if options.compile:
+            if options.gradient_checkpointing and options.lora and options.lora.dropout:
+                raise BackendError(
+                    "--compile with --gradient-checkpointing and --lora-dropout: whether the "
+                    "recomputation draws the same dropout is not certain; leave one of them out"
+                )
             check_compiler(self._device)
         self._model = load_base(options)
         self._rows = Rows(self._model, options.rows) if options.rows else None
