@@ -83,8 +83,8 @@ class TorchEngine:
         if options.compile:
             if options.gradient_checkpointing and options.lora and options.lora.dropout:
                 raise BackendError(
-                    "--compile with --gradient-checkpointing and --lora-dropout: whether the "
-                    "recomputation draws the same dropout is not certain; leave one of them out"
+                    "--compile with --gradient-checkpointing and --lora-dropout: the recomputation "
+                    "would draw another dropout and give wrong gradients; leave one of them out"
                 )
             check_compiler(self._device)
         self._model = load_base(options)

@@ -215,9 +215,9 @@ def run_options(function: F) -> F:
                 "--resume",
                 is_flag=True,
                 help="Go on with the run in --output-dir. No other option is needed; --backend, "
-                "--precision, --use-4bit, --fsdp, --gradient-checkpointing, --compile, --save-every and "
-                "--report-to may change, and --model and the data's options say where the same "
-                "files lie on another machine.",
+                "--precision, --use-4bit, --fsdp, --gradient-checkpointing, --compile, "
+                "--save-every and --report-to may change, and --model and the data's options say "
+                "where the same files lie on another machine.",
             ),
             click.option(
                 "--dry-run", is_flag=True, help="Everything up to the first step; begins no run."

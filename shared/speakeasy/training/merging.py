@@ -28,15 +28,14 @@ def is_exact(lora: LoraConfig, precision: Precision) -> bool:
 
 
 def kept_as_sums(shape: ModelShape, config: JobConfig) -> dict[str, tuple[int, int]]:
-    """The layers of a job that are, canonical name -> (out, in); none of a model that is divided
-    among processes, each of which has a part of every weight."""
+    """The layers of a job that are, canonical name -> (out, in).
+
+    None of a model that is divided among processes, each of which has a part of every weight, nor
+    of one that is compiled: the compiler is shown the libraries' own formulas.
+    """
     packed = config.use_4bit or shape.quantization is not None
-    if (
-        not config.trains_lora
-        or packed
-        or config.fsdp
-        or not is_exact(config.lora, config.precision)
-    ):
+    added = config.fsdp or config.compile or not is_exact(config.lora, config.precision)
+    if not config.trains_lora or packed or added:
         return {}
     chosen = select_layers(block_layers(shape), config.lora.targets)
     return {name: size for name, size in chosen.items() if pays(*size, config.lora.r)}

@@ -157,6 +157,11 @@ def _check_divisible(
             "--fsdp: divides the model among processes, and this one was started alone; start two "
             "or more with torchrun (docs/distributed.md), or go on with --no-fsdp"
         )
+    if config.compile:
+        raise UsageError(
+            "--fsdp with --compile: a program of a block and its gathering have not been tried "
+            "together; leave one of them out"
+        )
 
 
 def _check_supported(
