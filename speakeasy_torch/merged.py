@@ -48,7 +48,8 @@ class Merged:
             if len(parts) == 3 and all(part.base.bias is None for part in parts):
                 _join(parts[:2])
                 module.forward = MethodType(_feed_forward, _FeedForward(*parts))
-        self.refresh()
+        if any(layer.outer_OR.any() for layer in self._layers):  # a fresh adapter adds nothing
+            self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
