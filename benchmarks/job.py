@@ -28,9 +28,10 @@ class Job:
         model: directory in Hugging Face format.
         conversations: JSON lines of OpenAI messages.
         tokens: the same as an .npz of ``tokens``, ``is_target`` and ``lengths``.
-        adapter: directory, not there yet, for the adapter after the epoch.
+        adapter: directory, not there yet, for the adapter, or the model, after the epoch.
         row_length: tokens of a packed row; rows: packed rows of a step.
         padded_rows: conversations of a step for those who pad instead: about as many tokens.
+        trains_added: train the rows of the model's added vocabulary entries, beside LoRA.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Job:
     lora_r: int = 64
     lora_alpha: int = 16
     learning_rate: float = 1e-3
+    trains_added: bool = False
 
     def items(self) -> list[tuple[list[int], list[int]]]:
         """(token ids, 1 for each target) of every conversation."""

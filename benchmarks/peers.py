@@ -5,8 +5,10 @@
 
 Contenders run in processes of their own and take turns, so that a change in the machine's speed
 meets all of them; ratios are taken within a round. Afterwards the same program scores every
-contender's adapter on the same held-out conversations. Two models: the starter model, and a random
-one with Llama 3.2 1B's width and vocabulary in two blocks, where the logits rule.
+contender's adapter on the same held-out conversations. Three models: the starter model; a random
+one with Llama 3.2 1B's width and vocabulary in two blocks, where the logits rule; and the starter
+model with the guide's words added, whose rows are trained as well: by speakeasy these rows, by PEFT
+the whole matrix.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ CONTENDERS = {
     "TRL, padding": ["benchmarks.contenders.trl_sft", "padding"],
     "speakeasy, MLX": ["benchmarks.contenders.ours", "mlx"],
     "mlx-lm": ["benchmarks.contenders.mlx_lm_trainer"],
+    "PEFT, whole matrices": ["benchmarks.contenders.trl_sft", "packing"],
 }
 OURS = ("speakeasy, torch", "speakeasy, MLX")
-PEERS = {"TRL, packing": 2.0, "TRL, padding": 3.0, "mlx-lm": 2.5}
+PEERS = {"TRL, packing": 2.0, "TRL, padding": 3.0, "mlx-lm": 2.5, "PEFT, whole matrices": 2.0}
 """Contender -> how many times its speed is aimed at."""
-MEMORY = {"starter": 0.6, "wide": 0.4}
+MEMORY = {"starter": 0.6, "wide": 0.4, "added": 0.6}
 """Model -> the share of the leanest peer's memory that is aimed at."""
 PACKAGES = ("torch", "transformers", "peft", "trl", "mlx", "mlx-lm", "numpy")
 Results = dict[str, list[dict[str, Any]]]
@@ -54,17 +57,21 @@ class Size:
     conversations: int
     rows: int
     padded_rows: int
-    without: tuple[str, ...] = ()
+    contenders: tuple[str, ...]
 
 
+_FOUR = ("speakeasy, torch", "TRL, packing", "speakeasy, MLX", "mlx-lm")
 SIZES = {
-    "starter": Size(conversations=24, rows=2, padded_rows=8),
-    "wide": Size(conversations=16, rows=4, padded_rows=16, without=("TRL, padding",)),
+    "starter": Size(24, rows=2, padded_rows=8, contenders=(*_FOUR, "TRL, padding")),
+    "wide": Size(16, rows=4, padded_rows=16, contenders=_FOUR),
+    "added": Size(24, 2, 8, contenders=("speakeasy, torch", "PEFT, whole matrices")),
 }
 HELD_OUT = 12
 
 
-def prepare(model: Path, directory: Path, size: Size, row_length: int) -> Job:
+def prepare(
+    model: Path, directory: Path, size: Size, row_length: int, *, trains_added: bool = False
+) -> Job:
     """Write the job's files: a seeded choice of the starter conversations."""
     from speakeasy.batches.render import render_all
     from speakeasy.data.dataset import starter_conversations
@@ -92,6 +99,7 @@ def prepare(model: Path, directory: Path, size: Size, row_length: int) -> Job:
         row_length=row_length,
         rows=size.rows,
         padded_rows=size.padded_rows,
+        trains_added=trains_added,
     )
 
 
@@ -112,16 +120,16 @@ def measure(words: list[str], job: Job, directory: Path) -> dict[str, Any]:
 
 
 def bits_per_byte(job: Job) -> float:
-    """Of the held-out conversations, with the adapter that a contender left; by the torch backend,
-    whoever trained it."""
+    """Of the held-out conversations, with the adapter or the model that a contender left; by the
+    torch backend, whoever trained it."""
     from speakeasy.batches.render import render_all
     from speakeasy.data.dataset import load_conversations
     from speakeasy.training.evaluate import held_out_loss
     from speakeasy.training.inference import Responder, Speaker
 
-    speaker = Speaker(
-        model=job.model, adapter=Path(job.adapter), backend="torch", precision="float32"
-    )
+    left = Path(job.adapter)
+    model, adapter = (str(left), None) if (left / "config.json").exists() else (job.model, left)
+    speaker = Speaker(model=model, adapter=adapter, backend="torch", precision="float32")
     responder = Responder.open(speaker, lambda line: None)
     conversations = load_conversations([Path(job.held_out)])
     items = render_all(responder.tokenizer, conversations, job.row_length).items
@@ -141,7 +149,8 @@ def table(model: str, results: Results) -> str:
             f"{runs[-1]['bits_per_byte']:.3f} |"
         )
     lines += ["", "| | speed (median, least to most) | aimed at |", "|---|---|---|"]
-    for ours in OURS:
+    present = [ours for ours in OURS if ours in results]
+    for ours in present:
         for theirs, aim in PEERS.items():
             if theirs in results and not (ours.endswith("MLX") and theirs.startswith("TRL")):
                 speed = [
@@ -155,7 +164,7 @@ def table(model: str, results: Results) -> str:
     leanest = min((name for name in results if name in PEERS), key=lambda n: _peak(results[n]))
     lines += ["", f"| | peak memory against {leanest}'s, the leanest peer | aimed at |"]
     lines.append("|---|---|---|")
-    for ours in OURS:
+    for ours in present:
         share = _peak(results[ours]) / _peak(results[leanest])
         lines.append(f"| {ours} | {share:.2f} times | {MEMORY[model]} |")
     return "\n".join(lines)
@@ -173,10 +182,14 @@ def run(model: str, rounds: int, row_length: int, place: Path) -> Results:
     path = place / model
     if model == "starter":
         path = resolve_model("starter").path
+    elif model == "added":
+        words = [sys.executable, "-m", "speakeasy", "vocab", "expand", "--output-dir", str(path)]
+        subprocess.run(words, check=True, stdout=sys.stderr)
     else:
         make_model(MODELS[model], path)
-    job = prepare(path, place / f"{model}-job", size, row_length)
-    results: Results = {name: [] for name in CONTENDERS if name not in size.without}
+    added = model == "added"
+    job = prepare(path, place / f"{model}-job", size, row_length, trains_added=added)
+    results: Results = {name: [] for name in CONTENDERS if name in size.contenders}
     for number in range(rounds):
         for name in _order(list(results), number):
             found = measure(CONTENDERS[name], job, place)
@@ -226,8 +239,9 @@ def parse_rounds(parser: argparse.ArgumentParser) -> dict[str, int]:
     """Of the command line: how many rounds with which model."""
     parser.add_argument("--rounds", type=int, default=1, help="with the starter model")
     parser.add_argument("--wide-rounds", type=int, default=1, help="with the wide model")
+    parser.add_argument("--added-rounds", type=int, default=1, help="with added entries")
     options = parser.parse_args()
-    return {"starter": options.rounds, "wide": options.wide_rounds}
+    return {"starter": options.rounds, "wide": options.wide_rounds, "added": options.added_rounds}
 
 
 def main() -> None:

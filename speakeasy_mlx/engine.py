@@ -76,11 +76,18 @@ def join() -> MlxGroup:
     return MlxGroup()
 
 
+CACHE_SHARE = 8
+"""Of the memory for a Mac's GPU, what MLX may keep of freed arrays is one part in so many. Its own
+bound is more than all of it, so that the process would grow to that in the end."""
+
+
 class MlxEngine:
     """See ``speakeasy.training.backend.Engine``."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._seed, self._group = options.seed, options.group
+        if mx.metal.is_available():
+            mx.set_cache_limit(describe_device().memory // CACHE_SHARE)
         self._model = load_base(options)
         self._narrow = narrow(self._model)
         self._vocabulary = int(self._model.args.vocab_size)

@@ -32,6 +32,7 @@ def main() -> None:
             "warmup-ratio": 0,
             "precision": "float32",
             "backend": backend,
+            "train-rows": "new" if job.trains_added else "auto",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(

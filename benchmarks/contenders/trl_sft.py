@@ -3,6 +3,8 @@
     python -m benchmarks.contenders.trl_sft JOB packing
 
 Gradient checkpointing, on by default in TRL, is off: faster for TRL, and the same as for all.
+Rows of added entries are trained as PEFT's guide has it, with the whole matrices
+(``modules_to_save``), which are one in a model that ties them; what is left is then the model.
 """
 
 from __future__ import annotations
@@ -42,9 +44,14 @@ def main() -> None:
     items = job.items()
     data = Dataset.from_list([{"input_ids": ids, "assistant_masks": mask} for ids, mask in items])
     watch = Stopwatch()
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tied = model.config.tie_word_embeddings
+    matrices = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    whole = {"modules_to_save": matrices, "ensure_weight_tying": tied} if job.trains_added else {}
     with tempfile.TemporaryDirectory() as directory:
         trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32),
+            model=model,
             args=SFTConfig(
                 output_dir=directory,
                 packing=packing,
@@ -61,17 +68,22 @@ def main() -> None:
                 report_to="none",
             ),
             train_dataset=data,
-            processing_class=AutoTokenizer.from_pretrained(job.model),
+            processing_class=tokenizer,
             peft_config=LoraConfig(
                 r=job.lora_r,
                 lora_alpha=job.lora_alpha,
                 target_modules="all-linear",
                 task_type="CAUSAL_LM",
+                **whole,
             ),
             callbacks=[watch],
         )
         trainer.train()
-        trainer.model.save_pretrained(job.adapter)
+        if job.trains_added:
+            tokenizer.save_pretrained(job.adapter)
+            trainer.model.merge_and_unload().save_pretrained(job.adapter)
+        else:
+            trainer.model.save_pretrained(job.adapter)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     answer(
         sum(sum(mask) for _, mask in items),
