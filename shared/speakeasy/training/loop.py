@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from speakeasy.batches.ahead import ahead
 from speakeasy.batches.pack import build_batch
 from speakeasy.batches.pieces import item_lengths
 from speakeasy.batches.types import PackedBatch, Rendered
@@ -113,9 +115,13 @@ class Fit:
             else:
                 self._beginning = _copies(self.engine.trainables())
         self.watcher.on_start(self.progress.step, self.total_steps)
-        upcoming = self.order.steps(self.progress.epoch, self.progress.cursor)
-        while self.progress.step < self.total_steps and not self._out_of_patience():
-            self._step(next(upcoming))
+        batches = (
+            (rows, build_batch(self.train, rows.rows, self.config.row_length))
+            for rows in self.order.steps(self.progress.epoch, self.progress.cursor)
+        )
+        with closing(ahead(batches)) as upcoming:
+            while self.progress.step < self.total_steps and not self._out_of_patience():
+                self._step(*next(upcoming))
 
     def rescore(self, weights: Mapping[int, Tensors]) -> None:
         """Score earlier weights on the base as it is held now, so that figures can be compared.
@@ -139,11 +145,10 @@ class Fit:
         """The state whose weights are the run's result."""
         return states.at_step(self.run.states, self.progress.best_step)
 
-    def _step(self, rows: StepRows) -> None:
+    def _step(self, rows: StepRows, batch: PackedBatch) -> None:
         before = self.progress
         step = before.step + 1
         started = time.perf_counter()
-        batch = build_batch(self.train, rows.rows, self.config.row_length)
         rate = learning_rate(self.config.optimizer, step, self.total_steps)
         nats, norm = self._update(batch, step, rate)
         seconds = time.perf_counter() - started
