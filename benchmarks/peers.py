@@ -58,20 +58,25 @@ class Size:
     rows: int
     padded_rows: int
     contenders: tuple[str, ...]
+    trains_added: bool = False
 
 
 _FOUR = ("speakeasy, torch", "TRL, packing", "speakeasy, MLX", "mlx-lm")
 SIZES = {
     "starter": Size(24, rows=2, padded_rows=8, contenders=(*_FOUR, "TRL, padding")),
     "wide": Size(16, rows=4, padded_rows=16, contenders=_FOUR),
-    "added": Size(24, 2, 8, contenders=("speakeasy, torch", "PEFT, whole matrices")),
+    "added": Size(
+        24,
+        rows=2,
+        padded_rows=8,
+        contenders=("speakeasy, torch", "PEFT, whole matrices"),
+        trains_added=True,
+    ),
 }
 HELD_OUT = 12
 
 
-def prepare(
-    model: Path, directory: Path, size: Size, row_length: int, *, trains_added: bool = False
-) -> Job:
+def prepare(model: Path, directory: Path, size: Size, row_length: int) -> Job:
     """Write the job's files: a seeded choice of the starter conversations."""
     from speakeasy.batches.render import render_all
     from speakeasy.data.dataset import starter_conversations
@@ -99,7 +104,7 @@ def prepare(
         row_length=row_length,
         rows=size.rows,
         padded_rows=size.padded_rows,
-        trains_added=trains_added,
+        trains_added=size.trains_added,
     )
 
 
@@ -187,8 +192,7 @@ def run(model: str, rounds: int, row_length: int, place: Path) -> Results:
         subprocess.run(words, check=True, stdout=sys.stderr)
     else:
         make_model(MODELS[model], path)
-    added = model == "added"
-    job = prepare(path, place / f"{model}-job", size, row_length, trains_added=added)
+    job = prepare(path, place / f"{model}-job", size, row_length)
     results: Results = {name: [] for name in CONTENDERS if name in size.contenders}
     for number in range(rounds):
         for name in _order(list(results), number):

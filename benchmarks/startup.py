@@ -2,9 +2,9 @@
 
     python -m benchmarks.startup --rounds 3
 
-``speakeasy train`` on its defaults, in a process of its own, until its first step begins; the same
-scoring one held-out conversation at step 0 (``--max-eval 1``) instead of all; and a process that
-imports transformers, or mlx-lm, and loads model and tokenizer. In turns; ratios within a round.
+``speakeasy train`` on its defaults, in a process of its own, until its first step begins; and a
+process that imports transformers, or mlx-lm, and loads model and tokenizer. In turns; ratios within
+a round.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def seconds(code: str, *words: str) -> float:
     return float(done.stdout.split()[-1]) - began
 
 
-def train(backend: str, *options: str) -> float:
+def train(backend: str) -> float:
     """Seconds to the first step."""
     code = TRAIN.format(backend=backend, kind=KINDS[backend])
     with tempfile.TemporaryDirectory() as place:
-        return seconds(code, "--output-dir", str(Path(place) / "run"), *options)
+        return seconds(code, "--output-dir", str(Path(place) / "run"))
 
 
 def main() -> None:
@@ -81,23 +81,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     model = str(resolve_model("starter").path)
-    print("| | the bare framework | `--max-eval 1` | ratio | defaults | ratio |")
-    print("|---|---|---|---|---|---|")
+    print("| | the bare framework | to the first step | ratio |")
+    print("|---|---|---|---|")
     for backend in KINDS:
-        found = [
-            (
-                seconds(BARE[backend], model),
-                train(backend, "--max-eval", "1"),
-                train(backend),
-            )
-            for _ in range(rounds)
-        ]
-        bare, short, whole = (statistics.median(column) for column in zip(*found, strict=True))
-        ratios = [statistics.median(one[n] / one[0] for one in found) for n in (1, 2)]
-        print(
-            f"| {backend} | {bare:.1f} s | {short:.1f} s | {ratios[0]:.2f} "
-            f"| {whole:.1f} s | {ratios[1]:.2f} |"
-        )
+        found = [(seconds(BARE[backend], model), train(backend)) for _ in range(rounds)]
+        bare, whole = (statistics.median(column) for column in zip(*found, strict=True))
+        ratio = statistics.median(one[1] / one[0] for one in found)
+        print(f"| {backend} | {bare:.1f} s | {whole:.1f} s | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Adapters added into a copy of the weights, once a step instead of at every position.
 
-As in ``speakeasy_torch.merged``: half of what an adapter costs is saved for one product a step.
+As in ``speakeasy_torch.merged``: a third of what an adapter costs is saved for one product a step.
 Which layers: ``training.merging``.
 
 Shapes: M positions, I and O a layer's inputs and outputs, R rank.
@@ -29,7 +29,8 @@ class Merged:
             layer.__class__ = _MergedLinear
             layer.keep()
         self._layers: list[Any] = layers
-        self.refresh()
+        if any(layer.lora_b.any().item() for layer in layers):  # a fresh adapter adds nothing
+            self.refresh()
 
     def refresh(self) -> None:
         """Merge the adapters as they are now."""

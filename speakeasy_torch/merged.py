@@ -1,7 +1,7 @@
 """Adapters added into a copy of the weights, once a step instead of at every position.
 
-Where a layer is small, its adapter costs a sixth of its product or more. Half of that,
-``scale * B (A x)`` and the same in the gradient of ``x``, can be had for one product a step,
+Where a layer is small, its adapter costs a sixth of its product or more. A third of that, the
+outer product ``B (A x)`` and its twin in the gradient of ``x``, can be had for one product a step,
 ``scale * B A``, added to the frozen weights whenever the adapter has changed. The frozen weights
 stay beside the sum, in the narrowest type that holds them exactly: nothing is ever subtracted, so
 nothing drifts. Which layers: ``training.merging``.
@@ -46,8 +46,9 @@ class Merged:
                 continue
             parts = [taken[id(part)] for part in _parts(module) if id(part) in taken]
             if len(parts) == 3 and all(part.base.bias is None for part in parts):
-                _join(parts[:2])
-                module.forward = MethodType(_feed_forward, _FeedForward(*parts))
+                gate, up, down = parts
+                joined = _FeedForward(gate, up, down, _join([gate, up]))
+                module.forward = MethodType(_feed_forward, joined)
         if any(layer.outer_OR.any() for layer in self._layers):  # a fresh adapter adds nothing
             self.refresh()
 
@@ -86,9 +87,12 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _FeedForward:
+    """Three layers, of which the first two's weights are parts of ``gate_and_up_2FD``."""
+
     gate: _Layer
     up: _Layer
     down: _Layer
+    gate_and_up_2FD: torch.Tensor
 
 
 def _suits(layer: Any, adapter: str) -> bool:
@@ -111,11 +115,12 @@ def _parts(mlp: Any) -> tuple[Any, Any, Any]:
     return mlp.gate_proj, mlp.up_proj, mlp.down_proj
 
 
-def _join(layers: Any) -> None:
-    """Lay the sums of layers that read the same one after the other in memory."""
+def _join(layers: list[_Layer]) -> torch.Tensor:
+    """Lay the sums of layers that read the same one after the other in memory; returns them all."""
     whole = torch.cat([layer.base.weight for layer in layers])
     for layer, part in zip(layers, whole.chunk(len(layers)), strict=True):
         layer.base.weight.data = part
+    return whole
 
 
 def _forward(layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
@@ -132,11 +137,9 @@ def _forward(layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
 
 def _feed_forward(mlp: _FeedForward, hidden: torch.Tensor) -> torch.Tensor:
     gate, up, down = mlp.gate, mlp.up, mlp.down
-    width = hidden.shape[-1]
-    both = gate.base.weight.as_strided((2 * len(gate.base.weight), width), (width, 1))
     result = _MergedFeedForward.apply(
         hidden.flatten(0, -2),
-        both,
+        mlp.gate_and_up_2FD,
         down.base.weight,
         (gate.scale, up.scale, down.scale),
         *(factor for layer in (gate, up, down) for factor in (layer.inner_RI, layer.outer_OR)),

@@ -199,9 +199,7 @@ def _adapter(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
 
 def _added_adapter(config: JobConfig, shape: ModelShape, reading: Reading) -> float:
     """The part of it that is added at every token instead of to the weights. The backward pass is
-    as long for both: what it saves in the inputs' gradient, the sum's forward pass had not made."""
-    if not config.trains_lora:
-        return 0.0
+    as long for both: a sum saves a product in the inputs' gradient and has yet to make ``A x``."""
     summed = _factors(config, kept_as_sums(shape, config), shape, reading)
     return _adapter(config, shape, reading) - summed
 
