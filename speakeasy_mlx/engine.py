@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from speakeasy.batches.lanes import Part, divide
 from speakeasy.batches.types import IGNORED, PackedBatch
 from speakeasy.config import OptimizerConfig, Precision
 from speakeasy.errors import BackendError
@@ -22,8 +24,9 @@ from speakeasy.training.group import dropout_seed
 from speakeasy.training.memory import available_bytes
 from speakeasy.training.rate import Measure, best_rate
 from speakeasy_mlx import generate as generation
-from speakeasy_mlx import openblas_loaded
+from speakeasy_mlx import openblas_loaded, trail
 from speakeasy_mlx.attention import PackedCache
+from speakeasy_mlx.lanes import Lanes, lane_count
 from speakeasy_mlx.last_block import narrow
 from speakeasy_mlx.loss import (
     log_sums,
@@ -117,6 +120,9 @@ class MlxEngine:
             )
         )
         self._loss_and_gradient = nn.value_and_grad(self._trained, self._loss)
+        self.lanes = lane_count(options)
+        self._threads = Lanes(self.lanes) if self.lanes > 1 else None
+        self._tracing = Lock()
         self._model.eval()
 
     def accumulate(self, batch: PackedBatch, scale: float) -> mx.array:
@@ -124,11 +130,11 @@ class MlxEngine:
         if not len(batch.tokens_BT):
             return mx.array(0.0)
         self._model.train()
+        if self._threads is not None:
+            return self._accumulate_in_lanes(self._threads, batch, scale)
         loss, gradients = self._loss_and_gradient(_Flat.of(batch, self._rows), scale)
-        if self._gradients is not None:
-            gradients = tree_map(mx.add, self._gradients, gradients)
-        self._gradients = gradients
-        mx.eval(loss, gradients)
+        self._gradients = _sum(self._gradients, gradients)
+        mx.eval(loss, self._gradients)
         return loss / scale
 
     def apply(self, learning_rate: float) -> float:
@@ -163,12 +169,10 @@ class MlxEngine:
         if not len(batch.tokens_BT):
             return np.zeros(batch.labels_BT.shape, dtype=np.float32)
         self._model.eval()
-        flat = _Flat.of(batch, self._rows)
-        losses_N = losses_without_gradient(
-            self._head, self._vocabulary, self._hidden(flat), flat.labels_N
-        )
+        if self._threads is not None:
+            return self._score_in_lanes(self._threads, batch)
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
-        losses_BT[batch.labels_BT != IGNORED] = np.array(losses_N)
+        losses_BT[batch.labels_BT != IGNORED] = self._losses(batch)
         return losses_BT
 
     def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +249,52 @@ class MlxEngine:
         """Metal's high-water mark; None on the CPU."""
         return mx.get_peak_memory() if mx.metal.is_available() else None
 
+    def _accumulate_in_lanes(self, threads: Lanes, batch: PackedBatch, scale: float) -> mx.array:
+        division = divide(batch, threads.count)
+        parameters = self._trained.trainable_parameters()
+
+        def learn(parts: Sequence[Part]) -> tuple[float, Any]:
+            loss, sums = 0.0, None
+            for part in parts:
+                flat = _Flat.of(part.batch, self._rows)
+                with self._tracing, trail.marking() as marks:
+                    scaled, gradients = self._loss_and_gradient(flat, scale)
+                    self._trained.update(parameters)
+                trail.walk(marks)
+                sums = _sum(sums, gradients)
+                mx.eval(scaled, sums)
+                loss += float(scaled)
+            return loss, sums
+
+        found = [*threads.map(learn, division.lanes), learn(division.alone)]
+        for _, gradients in found:
+            if gradients is not None:
+                self._gradients = _sum(self._gradients, gradients)
+        mx.eval(self._gradients or [])
+        return mx.array(sum(loss for loss, _ in found) / scale)
+
+    def _score_in_lanes(self, threads: Lanes, batch: PackedBatch) -> np.ndarray:
+        division = divide(batch, threads.count)
+        losses = np.zeros(batch.labels_BT.size, dtype=np.float32)
+
+        def score(parts: Sequence[Part]) -> None:
+            for part in parts:
+                scored_M = part.batch.labels_BT[0] != IGNORED
+                losses[part.places_M[scored_M]] = self._losses(part.batch)
+
+        threads.map(score, division.lanes)
+        score(division.alone)
+        return losses.reshape(batch.labels_BT.shape)
+
+    def _losses(self, batch: PackedBatch) -> np.ndarray:
+        """Losses_N of the batch's targets, float32, in row order."""
+        flat = _Flat.of(batch, self._rows)
+        with trail.marking() as marks:
+            hidden_ND = self._hidden(flat)
+        trail.walk(marks)
+        losses_N = losses_without_gradient(self._head, self._vocabulary, hidden_ND, flat.labels_N)
+        return np.array(losses_N)
+
     def _head(self, hidden_ND: mx.array) -> mx.array:
         if "lm_head" in self._model:
             return self._model.lm_head(hidden_ND)
@@ -320,6 +370,11 @@ class _Flat:
             index_N=mx.array(index_N.astype(np.int32)),
             labels_N=mx.array(labels_M[index_N]),
         )
+
+
+def _sum(sums: Any, gradients: Any) -> Any:
+    """Two trees of gradients, of which the first may be None yet."""
+    return gradients if sums is None else tree_map(mx.add, sums, gradients)
 
 
 def _walk(tree: Any, name: str) -> Any:

@@ -18,6 +18,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.tuner.lora import LoRALinear
 
+from speakeasy_mlx.trail import both_ways, mark
+
 _LOG2_E = 1.4426950408889634
 _ROUND = 12582912.0 + 127
 """1.5 * 2**23, to which a float32 added is rounded to a whole number, in its lowest bits; and the
@@ -71,7 +73,10 @@ def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
 @silu_gate.vjp
 def _silu_gate_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     gate, up = primals
-    return _silu_gate_gradients(gate, up, cotangent)
+    mark(cotangent)
+    gradients = _silu_gate_gradients(gate, up, cotangent)
+    mark(*gradients)
+    return gradients
 
 
 @mx.custom_function
@@ -89,16 +94,18 @@ def _attention_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.arra
     query, key, value, mask = primals
     result, shares = outputs
     gradient = cotangents[0]
+    mark(gradient)
     # dS = P * (dP - rowsum(dP * P)), and that sum is rowsum(dO * O)
     # (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B).
     sums = (gradient * result).sum(axis=-1, keepdims=True)
     errors = shares * (gradient @ value[:, :, None].swapaxes(-1, -2) - sums)
-    return (
+    gradients = (
         errors @ key[:, :, None],
         (errors.swapaxes(-1, -2) @ query).sum(axis=2),
         (shares.swapaxes(-1, -2) @ gradient).sum(axis=2),
-        mx.zeros_like(mask),
     )
+    mark(*gradients)
+    return *gradients, mx.zeros_like(mask)
 
 
 def causal_mask(length: int) -> mx.array:
@@ -114,7 +121,9 @@ def causal_attention(
     batch, heads, length, width = query_BHLD.shape
     groups = key_BGLD.shape[1]
     query = (query_BHLD * scale).reshape(batch, groups, heads // groups, length, width)
+    mark(query, key_BGLD, value_BGLD)
     outputs: Any = _attention(query, key_BGLD, value_BGLD, mask_LL)
+    mark(outputs[0])
     return outputs[0].reshape(batch, heads, length, width)
 
 
@@ -126,9 +135,11 @@ def make_lean(model: Any) -> None:
         return
 
     def swiglu(gate: mx.array, up: mx.array) -> Any:
-        if suits(gate) and suits(up):
-            return silu_gate(gate, up)
-        return own(gate, up)
+        if not (suits(gate) and suits(up)):
+            return own(gate, up)
+        result: Any = silu_gate(gate, up)
+        mark(result)
+        return result
 
     swiglu.is_lean = True  # type: ignore[attr-defined]
     names["swiglu"] = swiglu
@@ -142,6 +153,9 @@ class LeanLoRALinear(LoRALinear):
 
     def __call__(self, hidden: mx.array) -> mx.array:
         """``linear(x) + scale * x a b``."""
+        hidden = both_ways(hidden)
         result: mx.array = self.linear(hidden)
         inner = (self.dropout(hidden) @ self.lora_a.astype(hidden.dtype)) * self.scale
-        return mx.addmm(result, inner, self.lora_b.astype(hidden.dtype))
+        result = mx.addmm(result, inner, self.lora_b.astype(hidden.dtype))
+        mark(result)
+        return result

@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from speakeasy_mlx.lean import exp
+from speakeasy_mlx.trail import mark
 
 CHUNK_BYTES = 64 * 2**20
 """Size that one chunk's float32 logits may have."""
@@ -52,6 +53,7 @@ def _chunk_error(
     rows = mx.arange(labels_N.shape[0])
     error_NV = probabilities_NV.at[rows, labels_N].add(-1.0)
     _, (gradient_ND,) = mx.vjp(head, [hidden_ND], [error_NV.astype(hidden_ND.dtype)])
+    mark(hidden_ND, losses_N, gradient_ND)
     return losses_N, error_NV, gradient_ND
 
 

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from speakeasy.config import LoraConfig
 from speakeasy.training.merging import pays
 from speakeasy_mlx.lean import LeanLoRALinear
+from speakeasy_mlx.trail import both_ways, mark
 
 
 class Merged:
@@ -65,7 +66,8 @@ class _MergedLinear(LeanLoRALinear):
 
     def __call__(self, hidden: mx.array) -> mx.array:
         """``linear(x)`` with the sum."""
-        result: mx.array = self._product(hidden, self.lora_a, self.lora_b)
+        result: mx.array = self._product(both_ways(hidden), self.lora_a, self.lora_b)
+        mark(result)
         return result
 
 
@@ -78,14 +80,13 @@ def _make_product(layer: Any) -> Any:
     @product.vjp
     def gradients(primals: Any, gradient: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         hidden, inner_IR, outer_RO = primals
+        mark(gradient)
         hidden_MI = hidden.reshape(-1, hidden.shape[-1])
         gradient_MO = gradient.reshape(-1, gradient.shape[-1])
         outer_MR = gradient_MO @ (layer.scale * outer_RO).T
         inner_MR = hidden_MI @ (layer.scale * inner_IR)
-        return (
-            gradient @ layer.linear.weight,
-            hidden_MI.T @ outer_MR,
-            inner_MR.T @ gradient_MO,
-        )
+        factors = hidden_MI.T @ outer_MR, inner_MR.T @ gradient_MO
+        mark(*factors)
+        return gradient @ layer.linear.weight, *factors
 
     return product

@@ -71,6 +71,8 @@ _ONE_TOKEN = PackedBatch(_NOUGHT_11, _NOUGHT_11 + 1, _NOUGHT_11 + IGNORED, _NOUG
 class TorchEngine:
     """See ``speakeasy.training.backend.Engine``."""
 
+    lanes = 1  # more were not faster (docs/benchmarks.md): PyTorch runs everything on all cores
+
     def __init__(self, options: EngineOptions) -> None:
         self._device = device()
         # Gathered weights come and go: on a heap that gives nothing back they leave holes.

@@ -9,12 +9,9 @@ back together when the process has grown; what it takes in the step after that i
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from functools import cache
-from typing import Any
-
 import psutil
+
+from speakeasy.training.glibc import glibc, share_one_heap
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _NEVER = 2**31 - 1
@@ -28,9 +25,10 @@ class Heap:
     """The C library's heap, where that is glibc; else it does nothing."""
 
     def __init__(self) -> None:
-        self._library, self._process, self._first = _glibc(), psutil.Process(), 0
+        self._library, self._process, self._first = glibc(), psutil.Process(), 0
         if self._library:
             self._library.mallopt(_MMAP_MAX, 0)
+            share_one_heap()
             self._library.mallopt(_TRIM_THRESHOLD, _NEVER)
             self._library.mallopt(_TOP_PAD, _TOP_PAD_BYTES)
 
@@ -43,11 +41,3 @@ class Heap:
         if size > GROWTH * self._first:
             self._library.malloc_trim(0)
             self._first = 0
-
-
-@cache
-def _glibc() -> Any:
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "malloc_trim") else None

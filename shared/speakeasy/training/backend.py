@@ -143,7 +143,13 @@ class Engine(Protocol):
     A step is any number of ``accumulate`` calls and one ``apply``. Names and orientation of
     tensors that cross this line are canonical (``weights.adapters``, ``weights.trained_rows``; a
     model that is trained whole has its own names), their type float32.
+
+    Attributes:
+        lanes: how many rows a batch should have for each that goes through the model at once: it
+            goes through in parts, side by side, that are no larger together (``batches.lanes``).
     """
+
+    lanes: int
 
     def accumulate(self, batch: PackedBatch, scale: float) -> Scalar:
         """Add the gradient of ``scale`` x (sum of the batch's target losses, nats).

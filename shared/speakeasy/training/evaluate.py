@@ -72,7 +72,7 @@ def held_out_loss(
     rows = pack(item_lengths(items), row_length, seed=0)
     nats = np.zeros(len(items), dtype=np.float64)
     target_tokens = 0
-    rows_at_once = rows_per_pass * group.size
+    rows_at_once = rows_per_pass * engine.lanes * group.size
     for start in range(0, len(rows), rows_at_once):
         whole = build_batch(items, rows[start : start + rows_at_once], row_length)
         batch = whole.rows(group.rank, None, group.size)

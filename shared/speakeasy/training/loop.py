@@ -194,7 +194,7 @@ class Fit:
         self.engine.seed_step(step)
         scale = 1 / batch.target_count
         losses = []
-        rows_at_once = self.rows_per_pass * self.group.size
+        rows_at_once = self.rows_per_pass * self.engine.lanes * self.group.size
         for start in range(0, len(batch.tokens_BT), rows_at_once):
             self._obey_stop()
             whole = batch.rows(start, start + rows_at_once)
