@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--precision", default="float32", choices=get_args(Precision))
     parser.add_argument("--row-length", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=1, help="of a step")
+    parser.add_argument("--rows", type=int, default=2, help="of a step")
     parser.add_argument("--lora-r", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)
     args = parser.parse_args()

@@ -107,8 +107,11 @@ def _suits(layer: Any, adapter: str) -> bool:
 
 
 def _narrowest(weight: torch.Tensor) -> torch.Tensor:
-    narrow = weight.to(torch.bfloat16)
-    return narrow if torch.equal(narrow.to(weight.dtype), weight) else weight.clone()
+    for part in (weight[0], weight):  # the first row mostly tells
+        narrow = part.to(torch.bfloat16)
+        if not torch.equal(narrow.to(weight.dtype), part):
+            return weight.clone()
+    return narrow
 
 
 def _parts(mlp: Any) -> tuple[Any, Any, Any]:

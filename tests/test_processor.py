@@ -71,3 +71,16 @@ def test_bfloat16_where_it_is_clearly_faster(monkeypatch, gain, expected):
     monkeypatch.setattr(processor, "_rate", lambda kind: gain if kind is torch.bfloat16 else 1.0)
     assert processor.prefers_bfloat16() is expected
     processor.prefers_bfloat16.cache_clear()
+
+
+def test_the_engine_is_imported_without_torchs_compiler_and_leaves_it_switched_on() -> None:
+    code = """
+import os, sys
+import speakeasy_torch.engine
+print("torch._inductor.compile_fx" in sys.modules, "TORCHDYNAMO_DISABLE" in os.environ)
+"""
+    known = {key: value for key, value in os.environ.items() if key != "TORCHDYNAMO_DISABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=known
+    )
+    assert done.stdout.split() == ["False", "False"]

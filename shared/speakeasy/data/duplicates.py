@@ -136,9 +136,9 @@ def _similar_pairs(
     at again, so large groups of copies cost little.
     """
     frequency = Counter(shingle for shingles_of in sets for shingle in shingles_of)
-    ordered = sorted(frequency, key=lambda shingle: (frequency[shingle], shingle))
+    ordered = sorted(sorted(frequency), key=frequency.__getitem__)
     rank = {shingle: number for number, shingle in enumerate(ordered)}
-    ranks = [sorted(rank[shingle] for shingle in shingles_of) for shingles_of in sets]
+    ranks = [sorted(map(rank.__getitem__, shingles_of)) for shingles_of in sets]
     holders: dict[int, list[int]] = defaultdict(list)  # shingle -> sets, small to large
     joined: dict[int, int] = defaultdict(int)  # shingle -> how many first holders are one tree
     links = []

@@ -20,6 +20,7 @@ it cannot find is an input row of an untied model that stayed at its random begi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from speakeasy.weights.safetensors_io import TensorInfo, read_rows, row_blocks
 _VANISHING = 1e-6
 _SHARED_BY = 3
 _NEAR = 0.01
+_HEAD_BYTES = 16  # of a row, which trained rows hardly ever have in common
+_AT_ONCE = 256
 _CENTERS = 32  # shared rows around which neighbors are looked for, the commonest first
 
 
@@ -66,20 +69,34 @@ def untrained_by_matrix(model: Path) -> dict[str, np.ndarray]:
 
 def _untrained(info: TensorInfo) -> np.ndarray:
     largest = np.empty(info.shape[0], dtype=np.float32)
-    groups: dict[bytes, list[int]] = {}
+    heads: dict[bytes, list[int]] = defaultdict(list)
     for start, block in row_blocks(info):
-        largest[start : start + len(block)] = np.abs(block.astype(np.float32)).max(axis=1)
-        rows = block.view(np.uint8)
-        for place in range(len(block)):
-            digest = blake2b(rows[place].data, digest_size=16).digest()
-            groups.setdefault(digest, []).append(start + place)
+        largest[start : start + len(block)] = np.abs(block.astype(np.float32, copy=False)).max(
+            axis=1
+        )
+        for place, head in enumerate(block.view(np.uint8)[:, :_HEAD_BYTES], start):
+            heads[head.tobytes()].append(place)
     vanishing = largest <= _VANISHING * np.median(largest)
-    shared = [ids for ids in groups.values() if len(ids) >= _SHARED_BY and not vanishing[ids[0]]]
+    shared = []
+    for alike in heads.values():
+        candidates = [id for id in alike if not vanishing[id]]
+        if len(candidates) >= _SHARED_BY:
+            shared += [ids for ids in _equal(info, candidates) if len(ids) >= _SHARED_BY]
     found = [np.flatnonzero(vanishing), *map(np.array, shared)]
     if shared:
-        shared.sort(key=len, reverse=True)
+        shared.sort(key=lambda ids: (-len(ids), ids[0]))
         found.append(_near(info, [ids[0] for ids in shared[:_CENTERS]]))
     return np.unique(np.concatenate(found)).astype(np.int64)
+
+
+def _equal(info: TensorInfo, ids: list[int]) -> list[list[int]]:
+    """Some rows in groups of equal ones."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for start in range(0, len(ids), _AT_ONCE):
+        part = ids[start : start + _AT_ONCE]
+        for id, row in zip(part, read_rows(info, part), strict=True):
+            groups[blake2b(row.tobytes(), digest_size=16).digest()].append(id)
+    return list(groups.values())
 
 
 def _near(info: TensorInfo, centers: list[int]) -> np.ndarray:
