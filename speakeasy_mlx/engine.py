@@ -11,13 +11,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_map
 
 from speakeasy.batches.lanes import Part, divide
 from speakeasy.batches.types import IGNORED, PackedBatch
-from speakeasy.config import OptimizerConfig, Precision
+from speakeasy.config import Precision
 from speakeasy.errors import BackendError
 from speakeasy.training.backend import Device, EngineOptions, Sampling, Tensors
 from speakeasy.training.group import dropout_seed
@@ -36,7 +35,9 @@ from speakeasy_mlx.loss import (
 )
 from speakeasy_mlx.merged import Merged
 from speakeasy_mlx.model import DTYPES, adapt, load_base, put, take, to_mlx
+from speakeasy_mlx.optimizers import entry_of, make_optimizers, moments_of
 from speakeasy_mlx.processes import MlxGroup
+from speakeasy_mlx.recompute import recompute_layers
 from speakeasy_mlx.rows import NAMES, Rows
 
 
@@ -102,7 +103,7 @@ class MlxEngine:
         self._rows = Rows(self._model, options.rows) if options.rows else None
         self._merged = Merged(self._model, options.lora)
         self._trained = _Trained(self._model, self._rows)
-        self._optimizers = _optimizers(self._trained, options.optimizer)
+        self._optimizers = make_optimizers(self._trained, options.optimizer)
         self._max_norm = options.optimizer.max_grad_norm if options.optimizer else 0.0
         if options.gradient_checkpointing:
             if options.lora and options.lora.dropout:
@@ -110,7 +111,7 @@ class MlxEngine:
                     "--gradient-checkpointing with --lora-dropout: on MLX the recomputation would "
                     "draw another dropout and give wrong gradients; leave one of them out"
                 )
-            _checkpoint_layers(self._model)
+            recompute_layers(self._model)
         self._gradients: Any = None
         self._target_loss = (
             make_trained_head_loss(self._vocabulary)
@@ -171,8 +172,9 @@ class MlxEngine:
         self._model.eval()
         if self._threads is not None:
             return self._score_in_lanes(self._threads, batch)
+        flat = _Flat.of(batch, self._rows)
         losses_BT = np.zeros(batch.labels_BT.shape, dtype=np.float32)
-        losses_BT[batch.labels_BT != IGNORED] = self._losses(batch)
+        losses_BT[batch.labels_BT != IGNORED] = self._losses(self._hidden(flat), flat)
         return losses_BT
 
     def predictions(self, batch: PackedBatch, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +216,7 @@ class MlxEngine:
         """AdamW's first and second moments; zeros before the first step."""
         first, second = (
             self._canonical(
-                {part: _moment(opt.state, moment) for part, (opt, _) in self._optimizers.items()}
+                {part: moments_of(opt.state, moment) for part, (opt, _) in self._optimizers.items()}
             )
             for moment in ("m", "v")
         )
@@ -231,7 +233,7 @@ class MlxEngine:
                     entry, value = self._optimizers["rows"][0].state[parameters[name]], tensor
                 else:
                     path, value = to_mlx(name, tensor)
-                    entry = _walk(self._optimizers["model"][0].state, path)
+                    entry = entry_of(self._optimizers["model"][0].state, path)
                 entry[moment] = mx.array(value)
         for optimizer, _ in self._optimizers.values():
             optimizer.state["step"] = mx.array(step, dtype=mx.uint64)
@@ -251,15 +253,11 @@ class MlxEngine:
 
     def _accumulate_in_lanes(self, threads: Lanes, batch: PackedBatch, scale: float) -> mx.array:
         division = divide(batch, threads.count)
-        parameters = self._trained.trainable_parameters()
 
         def learn(parts: Sequence[Part]) -> tuple[float, Any]:
             loss, sums = 0.0, None
             for part in parts:
-                flat = _Flat.of(part.batch, self._rows)
-                with self._tracing, trail.marking() as marks:
-                    scaled, gradients = self._loss_and_gradient(flat, scale)
-                    self._trained.update(parameters)
+                scaled, gradients, marks = self._traced(_Flat.of(part.batch, self._rows), scale)
                 trail.walk(marks)
                 sums = _sum(sums, gradients)
                 mx.eval(scaled, sums)
@@ -273,27 +271,37 @@ class MlxEngine:
         mx.eval(self._gradients or [])
         return mx.array(sum(loss for loss, _ in found) / scale)
 
+    def _traced(self, flat: _Flat, scale: float) -> tuple[mx.array, Any, list[mx.array]]:
+        """Graphs of the scaled loss and of its gradients, and marks along them."""
+        with self._tracing, trail.marking() as marks:
+            parameters = self._trained.trainable_parameters()
+            try:
+                return *self._loss_and_gradient(flat, scale), marks
+            finally:
+                self._trained.update(parameters)  # in place of what belongs to this thread
+
     def _score_in_lanes(self, threads: Lanes, batch: PackedBatch) -> np.ndarray:
         division = divide(batch, threads.count)
         losses = np.zeros(batch.labels_BT.size, dtype=np.float32)
 
         def score(parts: Sequence[Part]) -> None:
             for part in parts:
+                flat = _Flat.of(part.batch, self._rows)
+                with trail.marking() as marks:
+                    hidden_ND = self._hidden(flat)
+                trail.walk(marks)
                 scored_M = part.batch.labels_BT[0] != IGNORED
-                losses[part.places_M[scored_M]] = self._losses(part.batch)
+                losses[part.places_M[scored_M]] = self._losses(hidden_ND, flat)
 
         threads.map(score, division.lanes)
         score(division.alone)
         return losses.reshape(batch.labels_BT.shape)
 
-    def _losses(self, batch: PackedBatch) -> np.ndarray:
-        """Losses_N of the batch's targets, float32, in row order."""
-        flat = _Flat.of(batch, self._rows)
-        with trail.marking() as marks:
-            hidden_ND = self._hidden(flat)
-        trail.walk(marks)
-        losses_N = losses_without_gradient(self._head, self._vocabulary, hidden_ND, flat.labels_N)
-        return np.array(losses_N)
+    def _losses(self, hidden_ND: mx.array, flat: _Flat) -> np.ndarray:
+        """Losses_N of the targets, float32, in row order."""
+        return np.array(
+            losses_without_gradient(self._head, self._vocabulary, hidden_ND, flat.labels_N)
+        )
 
     def _head(self, hidden_ND: mx.array) -> mx.array:
         if "lm_head" in self._model:
@@ -375,65 +383,3 @@ class _Flat:
 def _sum(sums: Any, gradients: Any) -> Any:
     """Two trees of gradients, of which the first may be None yet."""
     return gradients if sums is None else tree_map(mx.add, sums, gradients)
-
-
-def _walk(tree: Any, name: str) -> Any:
-    """The entry of a tree of dicts and lists that a dotted name leads to."""
-    for part in name.split("."):
-        tree = tree[int(part) if isinstance(tree, list) else part]
-    return tree
-
-
-def _moment(state: Any, moment: str) -> Any:
-    """One of AdamW's moments, as a tree like that of the parameters."""
-    ending = f".{moment}"
-    entries = [
-        (name.removesuffix(ending), value)
-        for name, value in tree_flatten(state)
-        if name.endswith(ending)
-    ]
-    return tree_unflatten(entries) if entries else {}
-
-
-def _optimizers(
-    trained: nn.Module, config: OptimizerConfig | None
-) -> dict[str, tuple[optim.AdamW, float]]:
-    """For each part that is trained, its AdamW and its rate as a multiple of the learning rate."""
-    if config is None:
-        return {}
-    rates = {"model": 1.0, "rows": config.rows_rate}
-    found = {}
-    for part, rate in rates.items():
-        if part in trained and tree_flatten(trained[part].trainable_parameters()):
-            optimizer = optim.AdamW(
-                learning_rate=config.learning_rate * rate,
-                betas=[config.beta1, config.beta2],
-                eps=config.epsilon,
-                weight_decay=config.weight_decay,
-                bias_correction=True,
-            )
-            optimizer.init(trained[part].trainable_parameters())
-            found[part] = optimizer, rate
-    return found
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Recompute each block's activations in the backward pass.
-
-    mlx-lm's trainer patches the block's class for all models in the process; here only these
-    blocks get a class of their own.
-    """
-    kinds = {type(layer): _checkpointed(type(layer)) for layer in model.layers}
-    for layer in model.layers:
-        layer.__class__ = kinds[type(layer)]
-
-
-def _checkpointed(kind: Any) -> type:
-    def recomputed(block: nn.Module, *arguments: Any, **options: Any) -> Any:
-        def call(parameters: Any, *arguments: Any, **options: Any) -> Any:
-            block.update(parameters)
-            return kind.__call__(block, *arguments, **options)
-
-        return mx.checkpoint(call)(block.trainable_parameters(), *arguments, **options)
-
-    return type(kind.__name__, (kind,), {"__call__": recomputed})

@@ -23,7 +23,7 @@ from speakeasy.weights.checkpoint import ModelShape
 EFFICIENCY = {"cpu": 0.45, "cuda": 0.4, "metal": 0.4}
 """Share of a plain matrix product's rate that a step reaches: the rest goes into norms,
 activations, rotary embeddings, small products and moving memory. On two CPU cores the starter model
-reached 0.4 to 0.85 with PyTorch and 0.2 to 0.5 with MLX; the GPUs' figures are not measured."""
+reached 0.4 to 0.85 with PyTorch and 0.5 to 0.85 with MLX; the GPUs' figures are not measured."""
 BYTES_PER_TOKEN = 2.9
 """UTF-8 bytes of Spanish and Catalan text that a token stands for, where no tokenizer is at hand:
 2.6 with SmolLM2's, 3.2 with Llama 3's."""
