@@ -61,7 +61,7 @@ def of_mlx() -> Counter[str]:
     """Samples of each kind, of the threads that carry out MLX's operations."""
     with tempfile.TemporaryDirectory() as place:
         data = str(Path(place) / "perf.data")
-        step = [sys.executable, "-m", "benchmarks.step", "--backend", "mlx", "--steps", "3"]
+        step = [sys.executable, "-m", "benchmarks.step", "--backend", "mlx", "--steps", str(STEPS)]
         record = ["perf", "record", "-o", data, "-F", "99", "-g", "--", *step]
         try:
             subprocess.run(record, check=True, capture_output=True)

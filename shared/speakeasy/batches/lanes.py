@@ -56,42 +56,44 @@ def divide(batch: PackedBatch, lanes: int) -> Division:
     row_length = batch.tokens_BT.shape[1]
     most = row_length // lanes
     fitting = [index for index, length in enumerate(lengths) if length <= most]
-    rest = [index for index, length in enumerate(lengths) if length > most]
+    too_long = [index for index, length in enumerate(lengths) if length > most]
+
+    def shares(alone: Sequence[int]) -> list[list[int]]:
+        return _share_out([index for index in fitting if index not in alone], lengths, lanes)
 
     def seconds(alone: Sequence[int]) -> float:
         """Of the lanes, and of what is alone after them, in tokens of one lane."""
-        shares = _share_out([index for index in fitting if index not in alone], lengths, lanes)
-        longest = max(sum(lengths[index] for index in share) for share in shares)
+        longest = max(sum(lengths[index] for index in share) for share in shares(alone))
         return longest + sum(lengths[index] for index in alone) / (lanes * SHARED_RATE)
+
+    def parts(chosen: Sequence[int], most: int) -> list[Part]:
+        return _parts(batch, [segments[index] for index in sorted(chosen)], most)
 
     # A conversation that would keep one lane busy while the others are done goes alone.
     alone = min(([], *([index] for index in fitting), fitting), key=seconds)
-    shares = _share_out([index for index in fitting if index not in alone], lengths, lanes)
     return Division(
-        [_parts(batch, [segments[index] for index in share], most) for share in shares],
-        _parts(batch, [segments[index] for index in sorted([*rest, *alone])], row_length),
+        [parts(share, most) for share in shares(alone)], parts([*too_long, *alone], row_length)
     )
 
 
 def _segments(batch: PackedBatch) -> list[np.ndarray]:
     """The places of each conversation that has a target, in row order."""
-    segments, labels = batch.segments_BT.ravel(), batch.labels_BT.ravel()
-    width = batch.tokens_BT.shape[1]
-    whose = np.arange(segments.size) // max(width, 1) * (width + 1) + segments
-    places = np.flatnonzero(segments)
-    found = np.split(places, np.flatnonzero(np.diff(whose[places])) + 1)
+    labels = batch.labels_BT.ravel()
+    places = np.flatnonzero(batch.segments_BT)
+    starts = np.flatnonzero(batch.positions_BT.ravel()[places] == 0)
+    found = np.split(places, starts[1:])
     return [one for one in found if (labels[one] != IGNORED).any()]
 
 
 def _share_out(chosen: Sequence[int], lengths: Sequence[int], lanes: int) -> list[list[int]]:
-    """The longest first, each to the lane that has least yet (Graham 1969); then in row order."""
+    """The longest first, each to the lane that has least yet (Graham 1969)."""
     shares: list[list[int]] = [[] for _ in range(lanes)]
     loads = [0] * lanes
     for index in sorted(chosen, key=lambda index: -lengths[index]):
         lane = loads.index(min(loads))
         shares[lane].append(index)
         loads[lane] += lengths[index]
-    return [sorted(share) for share in shares]
+    return shares
 
 
 def _parts(batch: PackedBatch, segments: Sequence[np.ndarray], most: int) -> list[Part]:
